@@ -1,0 +1,274 @@
+"""The seam between the ledger and the databases that can hold it.
+
+Every implementation passes the same conformance suite (`tests/store`). The rules:
+
+- A *shard* is a ledger with one writer. Its row carries the fencing `epoch`, the head position, the head
+  hash and how far its events have been published.
+- An append names, for each shard, the epoch and the head position that the writer believes in. A shard where
+  either does not match appends nothing; the other shards of the same call are not affected.
+- Positions are dense and gap-free within a shard; versions are dense within a task's stream.
+- Events are never changed and never deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+#: The `head_hash` of a ledger without events.
+GENESIS_HASH = bytes(32)
+
+
+class EventStoreError(Exception):
+    """Base of every error that a store raises on purpose."""
+
+
+class StoreUnavailable(EventStoreError):
+    """The database could not be reached or did not answer in time; nothing is known about the outcome."""
+
+
+class WrongExpectedVersion(EventStoreError):
+    """A stream already holds one of the versions to append. Nothing of the call was stored.
+
+    `task_ids` names the streams in conflict, as far as the database told them (never empty).
+    """
+
+    def __init__(self, task_ids: Sequence[str]) -> None:
+        super().__init__(f"streams already hold these versions: {', '.join(task_ids)}")
+        self.task_ids = tuple(task_ids)
+
+
+class UnstorableEvent(EventStoreError):
+    """The database refused the content of the call (invalid text, too large …). Nothing was stored."""
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """One event as it stands in the ledger.
+
+    `data` is the exact JSON text of the event's payload; `hash` covers it (see `hash_chain`).
+    `recorded_at_ms` counts milliseconds since the Unix epoch, UTC.
+    """
+
+    shard: int
+    position: int
+    task_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at_ms: int
+    correlation_id: str
+    causation_id: str
+    actor: str
+    data: str
+    hash: bytes
+
+
+class ShardAppend(msgspec.Struct, frozen=True):
+    """What an append expects of one shard and what it leaves behind."""
+
+    shard: int
+    epoch: int
+    expected_position: int
+    new_position: int
+    new_hash: bytes
+    #: Up to where the shard is known to be published; the store keeps the larger value.
+    published_position: int = 0
+
+
+class Wakeup(msgspec.Struct, frozen=True):
+    """The earliest moment at which a task wants to be woken; `None` clears it."""
+
+    task_id: str
+    shard: int
+    wake_at_ms: int | None
+
+
+class Append(msgspec.Struct, frozen=True):
+    """One commit: the events of any number of shards, and the wake-ups that changed with them."""
+
+    shards: Sequence[ShardAppend]
+    events: Sequence[EventRecord]
+    wakeups: Sequence[Wakeup] = ()
+
+
+class ShardRow(msgspec.Struct, frozen=True):
+    """One shard's row. `lease_remaining_ms` is by the database's clock; 0 or less means free to take."""
+
+    shard: int
+    epoch: int
+    owner: str
+    lease_remaining_ms: int
+    head_position: int
+    head_hash: bytes
+    published_position: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A task's state at `version`; disposable. `state` is opaque to the store."""
+
+    task_id: str
+    version: int
+    format: int
+    state: bytes
+
+
+class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the `tasks` projection: what lists and searches show."""
+
+    task_id: str
+    shard: int
+    version: int
+    namespace: str
+    name: str
+    template_version: str
+    status: str
+    priority: int
+    initiator: str
+    source_system: str
+    reason: str
+    tags: Sequence[str]
+    correlation_id: str
+    parent_correlation_id: str | None
+    created_at_ms: int
+    updated_at_ms: int
+    completed_at_ms: int | None
+    total_steps: int
+    completed_steps: int
+    failed_steps: int
+    error_message: str | None = None
+
+
+class TemplateRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the `templates` projection."""
+
+    namespace: str
+    name: str
+    version: str
+    hash: str
+    description: str
+    total_steps: int
+    registered_at_ms: int
+    registered_by: str
+
+
+class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What `list_tasks` selects; absent fields do not restrict. Ordered by creation, newest first."""
+
+    namespace: str | None = None
+    name: str | None = None
+    statuses: Sequence[str] = ()
+    initiator: str | None = None
+    source_system: str | None = None
+    tag: str | None = None
+    correlation_id: str | None = None
+    #: 1 ≤ limit ≤ 1000
+    limit: int = 50
+    offset: int = 0
+
+
+class EventStore(Protocol):
+    """A database that holds the ledger. All methods raise `StoreUnavailable` when it cannot be reached."""
+
+    async def close(self) -> None:
+        """Release every connection. Idempotent."""
+
+    # -- installation and shards -----------------------------------------------------------------
+    async def initialise(self, shard_count: int) -> int:
+        """Create the shard rows of a new installation; return the shard count that is in force.
+
+        The count is fixed for life: a later call with another number returns the stored one.
+        """
+
+    async def acquire_shards(self, owner: str, shards: Sequence[int], lease_ms: int) -> list[ShardRow]:
+        """Take those of `shards` whose lease has run out or that `owner` let go; each gets a new epoch.
+
+        Returns the rows taken, as they stand after the take-over. A shard still leased is skipped.
+        """
+
+    async def renew_shards(
+        self, owner: str, epochs: dict[int, int], lease_ms: int, published: dict[int, int]
+    ) -> set[int]:
+        """Extend the leases of shards (`{shard: epoch}`) still held at that epoch; return those extended.
+
+        `published` moves `published_position` forward for the shards it names (also fenced by epoch).
+        """
+
+    async def release_shards(self, owner: str, epochs: dict[int, int], published: dict[int, int]) -> None:
+        """Give up shards at once, so that another owner can take them without waiting."""
+
+    async def shards(self) -> list[ShardRow]:
+        """All shard rows, ordered by shard."""
+
+    async def beat(self, owner: str, lease_ms: int) -> list[str]:
+        """Announce a live orchestrator process; return the ids of all that are alive, sorted."""
+
+    async def retire(self, owner: str) -> None:
+        """Remove an orchestrator process from the list of live ones."""
+
+    async def feed_incarnations(self, shard: int) -> dict[str, str]:
+        """The JetStream streams (name → creation stamp) that this shard was last published to."""
+
+    async def set_feed_incarnations(self, shard: int, epoch: int, streams: dict[str, str]) -> None:
+        """Replace what `feed_incarnations` returns; does nothing at a stale epoch."""
+
+    # -- the ledger ------------------------------------------------------------------------------
+    async def append(self, append: Append) -> set[int]:
+        """Append in one statement; return the shards whose epoch and head matched (the others: nothing).
+
+        Raises `WrongExpectedVersion` where a stream already holds a version, `UnstorableEvent` where the
+        database refuses the content; in both cases nothing at all is stored.
+        """
+
+    async def read_stream(
+        self, task_id: str, *, from_version: int = 1, to_version: int | None = None, limit: int = 100_000
+    ) -> list[EventRecord]:
+        """The events of one stream in order of version, both bounds included."""
+
+    async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
+        """The whole streams of several tasks in one round trip; absent ones are left out."""
+
+    async def read_shard(
+        self, shard: int, *, after_position: int = 0, limit: int = 1_000
+    ) -> list[EventRecord]:
+        """The events of one shard in order of position, those after `after_position`."""
+
+    async def wakeups(self, shard: int) -> list[Wakeup]:
+        """Every wake-up of the shard."""
+
+    # -- snapshots -------------------------------------------------------------------------------
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot where it is newer than the one kept."""
+
+    async def load_snapshot(self, task_id: str, *, format: int, to_version: int | None = None) -> Snapshot | None:
+        """The snapshot of that format, if there is one (and its version is at most `to_version`)."""
+
+    # -- projections -----------------------------------------------------------------------------
+    async def project(
+        self,
+        *,
+        shard: int,
+        position: int,
+        tasks: Sequence[TaskRow] = (),
+        templates: Sequence[TemplateRow] = (),
+    ) -> None:
+        """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
+
+    async def projected_position(self, shard: int) -> int:
+        """The checkpoint of the shard's projections."""
+
+    async def reset_projections(self, shard: int | None = None) -> None:
+        """Empty the projections of a shard (or of all) and set the checkpoint to 0, for a rebuild."""
+
+    async def list_tasks(self, filter: TaskFilter) -> tuple[list[TaskRow], int]:
+        """One page of tasks, and how many match in all."""
+
+    async def unfinished_tasks(self, shard: int) -> list[str]:
+        """Ids of the shard's tasks that the projection does not show as finished."""
+
+    async def list_templates(self, namespace: str | None = None) -> list[TemplateRow]:
+        """All template versions, ordered by namespace, name and registration."""
+
+    def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
+        """Every event of the shard in order of position, read in batches."""

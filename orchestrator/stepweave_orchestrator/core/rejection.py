@@ -1,0 +1,24 @@
+"""A refused command is a value, not an exception."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+RejectionCode = Literal[
+    "NOT_FOUND",
+    "CONFLICT",
+    "DUPLICATE",
+    "WRONG_TOKEN",
+    "STALE",
+    "UNKNOWN_STEP",
+    "NOT_DUE",
+]
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """Nothing happens, because of `code`; `reason` is for people."""
+
+    code: RejectionCode
+    reason: str

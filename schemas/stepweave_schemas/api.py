@@ -1,0 +1,360 @@
+"""Requests and answers of the API: the same shapes over NATS now and over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from .subjects import API_PREFIX
+
+#: Most tasks in one `task.create_many` request.
+CREATE_MANY_MAX: Final = 200
+
+_EMPTY_OBJECT = msgspec.Raw(b"{}")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of all requests: an unknown field is refused, not ignored."""
+
+
+class CreateTask(Request, frozen=True, kw_only=True):
+    """`task.create`. Answer: `CreateTaskReply`."""
+
+    name: str
+    namespace: str = "default"
+    version: str | None = None
+    context: msgspec.Raw = _EMPTY_OBJECT
+    initiator: str = ""
+    source_system: str = ""
+    reason: str = ""
+    tags: tuple[str, ...] = ()
+    priority: int = 0
+    correlation_id: str | None = None
+    parent_correlation_id: str | None = None
+    idempotency_key: str | None = None
+    #: RFC 3339, informational.
+    requested_at: str | None = None
+    #: RFC 3339 with a zone; no step starts earlier.
+    start_at: str | None = None
+    options: msgspec.Raw = _EMPTY_OBJECT
+    #: A UUIDv7 minted by the client, so that a repeated request is the same task.
+    task_id: str | None = None
+    traceparent: str | None = None
+
+
+class CreateMany(Request, frozen=True, kw_only=True):
+    """`task.create_many`: up to `CREATE_MANY_MAX` tasks in one round trip; each stands on its own."""
+
+    tasks: tuple[CreateTask, ...]
+
+
+class GetTask(Request, frozen=True, kw_only=True):
+    """`task.get`. Answer: `TaskResponse`."""
+
+    task_id: str
+
+
+class GetResults(Request, frozen=True, kw_only=True):
+    """`task.results`: results of finished steps. Answer: `ResultsReply`, in pages of bounded size."""
+
+    task_id: str
+    #: Only ancestors of this step; absent: every finished step.
+    step_name: str | None = None
+    #: Pass the `next_offset` of the page before.
+    offset: int = 0
+
+
+class GetEvents(Request, frozen=True, kw_only=True):
+    """`task.events`. Answer: `EventsReply`."""
+
+    task_id: str
+    from_version: int = 1
+    #: 1..1000; fewer come back where they would not fit into one message.
+    limit: int = 200
+
+
+class ListTasks(Request, frozen=True, kw_only=True):
+    """`task.list`. Answer: `TaskPage`. Pages count from 1; `per_page` is 1..200."""
+
+    namespace: str | None = None
+    name: str | None = None
+    status: tuple[str, ...] = ()
+    initiator: str | None = None
+    source_system: str | None = None
+    tag: str | None = None
+    correlation_id: str | None = None
+    page: int = 1
+    per_page: int = 50
+
+
+class CancelTask(Request, frozen=True, kw_only=True):
+    """`task.cancel`. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    cancelled_by: str = ""
+
+
+class RegisterTemplate(Request, frozen=True, kw_only=True):
+    """`template.register`: YAML or JSON text. Answer: `TemplateReply`."""
+
+    content: str
+    source: str = "<request>"
+    registered_by: str = ""
+
+
+class ValidateTemplate(Request, frozen=True, kw_only=True):
+    """`template.validate`: as register, but nothing is stored. Answer: `ValidationReply`."""
+
+    content: str
+    source: str = "<request>"
+
+
+class GetTemplate(Request, frozen=True, kw_only=True):
+    """`template.get`; without a version the highest that is no prerelease. Answer: `TemplateReply`."""
+
+    namespace: str
+    name: str
+    version: str | None = None
+
+
+class ListTemplates(Request, frozen=True, kw_only=True):
+    """`template.list`. Answer: `TemplatePage`."""
+
+    namespace: str | None = None
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+class StepSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One element of `TaskResponse.steps`."""
+
+    workflow_step_uuid: str
+    task_uuid: str
+    named_step_uuid: str
+    name: str
+    current_state: str
+    dependencies_satisfied: bool
+    retry_eligible: bool
+    ready_for_execution: bool
+    last_failure_at: str | None
+    next_retry_at: str | None
+    total_parents: int
+    completed_parents: int
+    attempts: int
+    max_attempts: int
+    backoff_request_seconds: float | None
+    last_attempted_at: str | None
+    error_type: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    worker_id: str | None = None
+
+
+class TaskResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as callers see it."""
+
+    task_uuid: str
+    name: str
+    namespace: str
+    version: str
+    status: str
+    created_at: str
+    updated_at: str
+    completed_at: str | None
+    context: msgspec.Raw
+    initiator: str
+    source_system: str
+    reason: str
+    priority: int
+    tags: tuple[str, ...]
+    correlation_id: str
+    parent_correlation_id: str | None
+    total_steps: int
+    pending_steps: int
+    in_progress_steps: int
+    completed_steps: int
+    failed_steps: int
+    ready_steps: int
+    execution_status: str
+    recommended_action: str | None
+    completion_percentage: float
+    health_status: str
+    #: The version of the task's stream that this shows.
+    stream_version: int
+    steps: tuple[StepSummary, ...] = ()
+    #: True where more steps exist than fit into the answer (`steps` holds the first ones).
+    steps_truncated: bool = False
+
+
+class CreateTaskReply(msgspec.Struct, frozen=True, kw_only=True):
+    """`replayed` tells that the task existed already and this request is the same as the one that made it."""
+
+    task: TaskResponse
+    replayed: bool = False
+
+
+class CreatedRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One element of `CreateManyReply`: either the task's id or the error of that one request."""
+
+    task_id: str | None = None
+    replayed: bool = False
+    error: dict[str, Any] | None = None
+
+
+class CreateManyReply(msgspec.Struct, frozen=True, kw_only=True):
+    """In the order of the request."""
+
+    tasks: tuple[CreatedRef, ...]
+
+
+class ResultsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of results by step name; `next_offset` is `None` on the last page."""
+
+    results: dict[str, msgspec.Raw]
+    next_offset: int | None = None
+
+
+class EventsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Envelopes in order of version; `next_version` is `None` where there are no more."""
+
+    events: tuple[msgspec.Raw, ...]
+    next_version: int | None = None
+
+
+class TaskListItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a task list; from the projection, so a moment behind the task's own state."""
+
+    task_uuid: str
+    name: str
+    namespace: str
+    version: str
+    status: str
+    created_at: str
+    updated_at: str
+    completed_at: str | None
+    initiator: str
+    source_system: str
+    reason: str
+    priority: int
+    tags: tuple[str, ...]
+    correlation_id: str
+    parent_correlation_id: str | None
+    total_steps: int
+    completed_steps: int
+    failed_steps: int
+    completion_percentage: float
+    error_message: str | None = None
+
+
+class Pagination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a page stands in the whole."""
+
+    page: int
+    per_page: int
+    total_count: int
+    total_pages: int
+    has_next: bool
+    has_previous: bool
+
+
+class TaskPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `task.list`."""
+
+    tasks: tuple[TaskListItem, ...]
+    pagination: Pagination
+
+
+class TemplateReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A template version; `created` tells whether this request registered it."""
+
+    namespace: str
+    name: str
+    version: str
+    hash: str
+    content: msgspec.Raw
+    created: bool = False
+    versions: tuple[str, ...] = ()
+    warnings: tuple[dict[str, Any], ...] = ()
+
+
+class ValidationReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `template.validate`: every problem, errors and warnings."""
+
+    valid: bool
+    problems: tuple[dict[str, Any], ...]
+
+
+class TemplateListItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a template list."""
+
+    namespace: str
+    name: str
+    version: str
+    hash: str
+    description: str
+    total_steps: int
+    registered_at: str
+    registered_by: str
+
+
+class TemplatePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `template.list`."""
+
+    templates: tuple[TemplateListItem, ...]
+
+
+class ApiError(Exception):
+    """A refusal with a code; travels as `{"error": {"code", "message", …details}}`."""
+
+    STATUS: Final[dict[str, int]] = {
+        "NOT_FOUND": 404,
+        "BAD_REQUEST": 400,
+        "INVALID_UUID": 400,
+        "VALIDATION_FAILED": 422,
+        "CONFLICT": 409,
+        "UNAUTHORIZED": 401,
+        "FORBIDDEN": 403,
+        "TIMEOUT": 408,
+        "SERVICE_UNAVAILABLE": 503,
+        "BACKPRESSURE": 503,
+        "INTERNAL_ERROR": 500,
+    }
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.details = details
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the code."""
+        return self.STATUS.get(self.code, 500)
+
+    def body(self) -> dict[str, Any]:
+        """What travels to the caller."""
+        return {"error": {"code": self.code, "message": self.message, **self.details}}
+
+
+#: Every operation: subject suffix → request type.
+OPERATIONS: Final[dict[str, type[Request]]] = {
+    "task.create": CreateTask,
+    "task.create_many": CreateMany,
+    "task.get": GetTask,
+    "task.list": ListTasks,
+    "task.cancel": CancelTask,
+    "task.results": GetResults,
+    "task.events": GetEvents,
+    "template.register": RegisterTemplate,
+    "template.validate": ValidateTemplate,
+    "template.get": GetTemplate,
+    "template.list": ListTemplates,
+}
+
+
+def operation_subject(operation: str) -> str:
+    """The NATS request subject of an operation of `OPERATIONS`."""
+    return f"{API_PREFIX}.{operation}"

@@ -1,0 +1,66 @@
+"""Ids that follow from other values: shards, step uuids, the ids of tasks with an identity.
+
+Pure: nothing here reads a clock or draws a random number (that is `mint`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import msgspec
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in its canonical lower-case form."""
+    return _UUID.fullmatch(text) is not None
+
+
+def shard_of(task_id: str, shard_count: int) -> int:
+    """The shard of a stream: FNV-1a-32 of its id modulo the installation's shard count."""
+    value = 0x811C9DC5
+    for byte in task_id.encode():
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return value % shard_count
+
+
+def derived_uuid(*parts: str) -> str:
+    """A UUIDv8 (RFC 9562) made of the SHA-256 of the parts; the same parts give the same id."""
+    text = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = bytearray(hashlib.sha256(text.encode()).digest()[:16])
+    digest[6] = (digest[6] & 0x0F) | 0x80
+    digest[8] = (digest[8] & 0x3F) | 0x80
+    hexed = digest.hex()
+    return f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"
+
+
+def step_uuid(task_id: str, step_name: str) -> str:
+    """The uuid of a step: stable over retries and redeliveries, so handlers use it as idempotency key."""
+    return derived_uuid("step", task_id, step_name)
+
+
+def identity_task_id(namespace: str, name: str, key: str) -> str:
+    """The id of a task that has an identity: its key finds its shard and its stream."""
+    return derived_uuid("task", namespace, name, key)
+
+
+def template_stream_id(namespace: str, name: str) -> str:
+    """The stream that holds every registered version of one template."""
+    return derived_uuid("template", namespace, name)
+
+
+def shard_stream_id(shard: int) -> str:
+    """The system's own stream of a shard: who owned it and when."""
+    return derived_uuid("shard", str(shard))
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON bytes with sorted keys: two objects that differ only in key order give the same bytes."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def content_digest(value: object) -> str:
+    """`sha256:<hex>` over the canonical JSON of a value."""
+    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
