@@ -9,13 +9,22 @@ from stepweave_schemas import events
 from .rejection import Rejection
 
 
+class RegisteredVersion(msgspec.Struct, frozen=True):
+    """One version as it was registered; `content` is its canonical JSON text."""
+
+    hash: str
+    content: str
+    registered_at_ms: int
+    registered_by: str
+
+
 class TemplateState(msgspec.Struct):
-    """Every registered version of one template: version → (hash, canonical JSON text)."""
+    """Every registered version of one template, by its version."""
 
     namespace: str
     name: str
     version: int = 0
-    versions: dict[str, tuple[str, str]] = {}
+    versions: dict[str, RegisteredVersion] = {}
 
 
 class RegisterTemplate(msgspec.Struct, frozen=True):
@@ -32,7 +41,7 @@ def decide_template(
     known = state.versions.get(registered.version)
     if known is None:
         return [registered]
-    if known[0] == registered.hash:
+    if known.hash == registered.hash:
         return []
     return Rejection(
         "CONFLICT",
@@ -41,8 +50,12 @@ def decide_template(
     )
 
 
-def evolve_template(state: TemplateState, event: events.TemplateRegistered) -> TemplateState:
+def evolve_template(
+    state: TemplateState, event: events.TemplateRegistered, recorded_at_ms: int
+) -> TemplateState:
     """Apply one registration in place."""
     state.version += 1
-    state.versions[event.version] = (event.hash, bytes(event.content).decode())
+    state.versions[event.version] = RegisteredVersion(
+        event.hash, bytes(event.content).decode(), recorded_at_ms, event.registered_by
+    )
     return state

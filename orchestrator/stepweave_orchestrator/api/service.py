@@ -1,0 +1,127 @@
+"""The API as a NATS service: one endpoint for each operation, discoverable by `nats micro`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import nats.errors
+import nats.micro
+import structlog
+from nats.aio.client import Client
+from nats.micro.request import Request
+from nats.micro.service import EndpointConfig, Service, ServiceConfig
+
+from stepweave.messaging import Connection
+from stepweave_orchestrator.runtime.metrics import Metrics
+from stepweave_schemas import api
+from stepweave_schemas.api import ApiError
+from stepweave_schemas.codec import encode
+
+from .operations import Operations
+
+log = structlog.get_logger(__name__)
+
+SERVICE_NAME = "stepweave"
+#: Requests under way at the same time; more are refused.
+CONCURRENT_REQUESTS_MAX = 5_000
+
+
+class ApiService:
+    """Serves the operations; follows the connection when its client is replaced."""
+
+    def __init__(
+        self, connection: Connection, operations: Operations, metrics: Metrics, version: str
+    ) -> None:
+        self._connection = connection
+        self._operations = operations
+        self._metrics = metrics
+        self._version = version
+        self._service: Service | None = None
+        self._client: Client | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._connection.add_reconnect_listener(self._on_reconnect)
+        await self._serve()
+
+    async def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Take no more requests; finish those under way."""
+        self._connection.remove_reconnect_listener(self._on_reconnect)
+        service, self._service = self._service, None
+        if service is not None:
+            with suppress(nats.errors.Error, TimeoutError, OSError):
+                async with asyncio.timeout(timeout_seconds):
+                    await service.stop()
+        if self._tasks:
+            _, pending = await asyncio.wait(self._tasks, timeout=timeout_seconds)
+            for task in pending:
+                task.cancel()
+
+    async def _serve(self) -> None:
+        client = self._connection.client
+        self._client = client
+        self._service = await nats.micro.add_service(
+            client,
+            ServiceConfig(
+                name=SERVICE_NAME,
+                version=self._version,
+                description="Stepweave: tasks and templates",
+            ),
+        )
+        for operation in api.OPERATIONS:
+            await self._service.add_endpoint(
+                EndpointConfig(
+                    name=operation.replace(".", "-").replace("_", "-"),
+                    subject=api.operation_subject(operation),
+                    handler=self._handler(operation),
+                )
+            )
+
+    def _on_reconnect(self) -> None:
+        # Subscriptions of a client survive its reconnects; a new client has none.
+        if self._connection.client is not self._client:
+            self._spawn(self._serve())
+
+    def _handler(self, operation: str) -> Callable[[Request], Coroutine[Any, Any, None]]:
+        async def handle(request: Request) -> None:
+            # nats.micro runs an endpoint's requests one after the other: leave its task at once.
+            if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
+                self._metrics.requests_refused += 1
+                error = ApiError("BACKPRESSURE", "too many requests are under way", retry_after_seconds=1.0)
+                await _refuse(request, error)
+                return
+            self._spawn(self._answer(operation, request))
+
+        return handle
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, operation: str, request: Request) -> None:
+        try:
+            answer = await self._operations.answer(operation, request.data)
+            if len(answer) > self._connection.max_payload_bytes:
+                raise ApiError(
+                    "INTERNAL_ERROR", f"the answer has {len(answer)} bytes, more than NATS carries here"
+                )
+            await request.respond(answer)
+        except ApiError as error:
+            self._metrics.requests_refused += 1
+            await _refuse(request, error)
+        except Exception:
+            log.exception("an operation failed", operation=operation)
+            await _refuse(
+                request,
+                ApiError("INTERNAL_ERROR", "the operation failed; the orchestrator's log has the reason"),
+            )
+
+
+async def _refuse(request: Request, error: ApiError) -> None:
+    with suppress(nats.errors.Error):
+        await request.respond_error(str(error.status), error.code, encode(error.body()))

@@ -1,0 +1,124 @@
+"""Live actors: state in memory, a bounded number of them, the least recently used leaving first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from stepweave_orchestrator.core.state import TaskState
+from stepweave_orchestrator.core.template_stream import TemplateState
+from stepweave_schemas import subjects
+from stepweave_schemas.events import TemplateRef
+
+#: Where events of the system's own streams stand on the signal feed.
+SYSTEM_NAMESPACE = "_system"
+
+
+class TaskActor:
+    """A task's state and what the process knows about it besides."""
+
+    __slots__ = ("event_prefix", "result_subject", "saved_wake_ms", "state", "uncommitted", "weight")
+
+    def __init__(self, state: TaskState, shard: int, ref: TemplateRef) -> None:
+        self.state = state
+        #: The wake-up that the store holds.
+        self.saved_wake_ms: int | None = None
+        #: Batches that hold events of this actor and are not committed.
+        self.uncommitted = 0
+        self.weight = 1 + len(state.steps)
+        self.event_prefix = subjects.event(ref.namespace, ref.name, state.task_id, "")
+        self.result_subject = subjects.result(ref.namespace, shard, state.task_id)
+
+
+class TemplateActor:
+    """A template's versions."""
+
+    __slots__ = ("event_prefix", "state", "uncommitted", "weight")
+
+    def __init__(self, state: TemplateState, stream_id: str) -> None:
+        self.state = state
+        self.uncommitted = 0
+        self.weight = 1
+        self.event_prefix = subjects.event(state.namespace, state.name, stream_id, "")
+
+
+class SystemState:
+    """What is known of a system stream: its length."""
+
+    __slots__ = ("version",)
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+
+
+class SystemActor:
+    """A stream of the system's own that only records: who owned a shard and when."""
+
+    __slots__ = ("event_prefix", "state", "uncommitted", "weight")
+
+    def __init__(self, stream_id: str, version: int) -> None:
+        self.state = SystemState(version)
+        self.uncommitted = 0
+        self.weight = 1
+        self.event_prefix = subjects.event(SYSTEM_NAMESPACE, SYSTEM_NAMESPACE, stream_id, "")
+
+
+Actor = TaskActor | TemplateActor | SystemActor
+
+
+class ActorCache:
+    """Actors by stream id, bounded by number and by steps."""
+
+    def __init__(self, actors_max: int, steps_max: int) -> None:
+        self._actors: OrderedDict[str, Actor] = OrderedDict()
+        self._actors_max = actors_max
+        self._weight_max = steps_max + actors_max
+        self._weight = 0
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def get(self, stream_id: str) -> Actor | None:
+        """The live actor, marked as used now."""
+        actor = self._actors.get(stream_id)
+        if actor is not None:
+            self._actors.move_to_end(stream_id)
+        return actor
+
+    def peek(self, stream_id: str) -> Actor | None:
+        """The live actor, without marking it as used."""
+        return self._actors.get(stream_id)
+
+    def put(self, stream_id: str, actor: Actor) -> None:
+        """Make an actor live."""
+        self.drop((stream_id,))
+        self._actors[stream_id] = actor
+        self._weight += actor.weight
+
+    def drop(self, stream_ids: Iterable[str]) -> None:
+        """Forget actors; their events are in the store or are to be decided again."""
+        for stream_id in stream_ids:
+            actor = self._actors.pop(stream_id, None)
+            if actor is not None:
+                self._weight -= actor.weight
+
+    def stream_ids(self) -> list[str]:
+        """The ids of all live actors."""
+        return list(self._actors)
+
+    def evict(self, keep_max: int = 64) -> Iterator[tuple[str, Actor]]:
+        """Remove and yield what is over the bounds, the least recently used first.
+
+        Actors with uncommitted events stay. Looks at no more than `keep_max` of those in a row.
+        """
+        passed = 0
+        while len(self._actors) > self._actors_max or self._weight > self._weight_max:
+            stream_id, actor = next(iter(self._actors.items()))
+            if actor.uncommitted:
+                self._actors.move_to_end(stream_id)
+                passed += 1
+                if passed > keep_max:
+                    return
+                continue
+            self.drop((stream_id,))
+            yield stream_id, actor

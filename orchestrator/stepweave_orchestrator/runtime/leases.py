@@ -1,0 +1,153 @@
+"""Which shards this process owns: leases in Postgres, renewed by a heartbeat, shared out fairly.
+
+The only thing here that asks Postgres while nothing happens: two short statements every third of a lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
+
+from .settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: A lease is believed for this much less than the database grants, against slow answers.
+MARGIN_MS = 500
+
+
+class Leases:
+    """Acquires, renews and hands over shards; `run` until cancelled, then `release_all`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: EventStore,
+        shard_count: int,
+        on_acquired: Callable[[ShardRow], Awaitable[None]],
+        on_lost: Callable[[int], None],
+        on_release: Callable[[int], Awaitable[None]],
+        published: Callable[[], dict[int, int]],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._shard_count = shard_count
+        self._on_acquired = on_acquired
+        self._on_lost = on_lost
+        self._on_release = on_release
+        self._published = published
+        #: Shard → epoch, and until when (monotonic seconds) the lease is certain.
+        self.epochs: dict[int, int] = {}
+        self._certain_until: dict[int, float] = {}
+        self._nudge = asyncio.Event()
+        self._stopping = False
+
+    def holds(self, shard: int) -> bool:
+        """Whether the lease is certain at this moment. False after a pause longer than the lease."""
+        return time.monotonic() < self._certain_until.get(shard, 0.0)
+
+    def nudge(self) -> None:
+        """Look for free shards now."""
+        self._nudge.set()
+
+    async def run(self) -> None:
+        """Renew and take shards until cancelled."""
+        pause = self._settings.lease_ms / 3000
+        while True:
+            try:
+                await self.tick()
+            except StoreUnavailable as error:
+                log.warning("cannot renew leases, the store is away", error=str(error))
+                pause_now = min(pause, 0.5)
+            else:
+                pause_now = pause
+            self._nudge.clear()
+            try:
+                async with asyncio.timeout(pause_now):
+                    await self._nudge.wait()
+            except TimeoutError:
+                continue
+
+    async def tick(self) -> None:
+        """Renew once, then give away or take what the fair share says."""
+        settings = self._settings
+        asked_at = time.monotonic()
+        alive = await self._store.beat(settings.owner, settings.lease_ms)
+        if self.epochs:
+            kept = await self._store.renew_shards(
+                settings.owner, self.epochs, settings.lease_ms, self._published()
+            )
+            certain_until = asked_at + (settings.lease_ms - MARGIN_MS) / 1000
+            for shard in list(self.epochs):
+                if shard in kept:
+                    self._certain_until[shard] = certain_until
+                else:
+                    log.warning("lost the lease of a shard", shard=shard)
+                    self.forget(shard)
+                    self._on_lost(shard)
+        if self._stopping:
+            return
+        fair = math.ceil(self._shard_count / max(1, len(alive)))
+        surplus = len(self.epochs) - fair
+        for shard in sorted(self.epochs)[:surplus] if surplus > 0 else []:
+            log.info("handing a shard over to another orchestrator", shard=shard)
+            await self.release(shard)
+        if len(self.epochs) < fair:
+            await self._take(fair - len(self.epochs))
+
+    async def _take(self, wanted: int) -> None:
+        settings = self._settings
+        free = [
+            row.shard
+            for row in await self._store.shards()
+            if row.lease_remaining_ms <= 0 and row.shard not in self.epochs
+        ]
+        if not free:
+            return
+        asked_at = time.monotonic()
+        rows = await self._store.acquire_shards(settings.owner, free[:wanted], settings.lease_ms)
+        for row in rows:
+            self.epochs[row.shard] = row.epoch
+            self._certain_until[row.shard] = asked_at + (settings.lease_ms - MARGIN_MS) / 1000
+        for row in rows:
+            await self._on_acquired(row)
+
+    def certain_until(self, shard: int) -> float:
+        """Until when (monotonic seconds) the lease is certain."""
+        return self._certain_until.get(shard, 0.0)
+
+    def adopt(self, shard: int, epoch: int, certain_until: float) -> None:
+        """Hold on to a lease whose shard is brought up anew."""
+        self.epochs[shard] = epoch
+        self._certain_until[shard] = certain_until
+
+    def forget(self, shard: int) -> None:
+        """The shard is not ours any more."""
+        self.epochs.pop(shard, None)
+        self._certain_until.pop(shard, None)
+
+    async def release(self, shard: int) -> None:
+        """Finish what is under way in a shard and give it up."""
+        epoch = self.epochs.get(shard)
+        if epoch is None:
+            return
+        await self._on_release(shard)
+        published = self._published()
+        self.forget(shard)
+        self._on_lost(shard)
+        await self._store.release_shards(
+            self._settings.owner, {shard: epoch}, {shard: published[shard]} if shard in published else {}
+        )
+
+    async def stop(self) -> None:
+        """Take nothing new; give up everything."""
+        self._stopping = True
+        for shard in list(self.epochs):
+            await self.release(shard)
+        await self._store.retire(self._settings.owner)

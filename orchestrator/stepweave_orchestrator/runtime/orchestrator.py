@@ -1,0 +1,366 @@
+"""One orchestrator process: the parts put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from nats.aio.msg import Msg
+
+from stepweave.messaging import Connection, JetStreamPublisher
+from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
+from stepweave_orchestrator.api.operations import Operations
+from stepweave_orchestrator.api.service import ApiService
+from stepweave_orchestrator.core.commands import Wake
+from stepweave_orchestrator.version import VERSION
+from stepweave_schemas import subjects
+from stepweave_schemas.events import Event, ShardAcquired, ShardReleased
+from stepweave_schemas.identity import shard_stream_id
+
+from .actors import SystemState
+from .batch import Shard
+from .consumer import CommandConsumer
+from .leases import Leases
+from .loading import ActorLoader
+from .metrics import Metrics
+from .owner import OwnerLoop
+from .projector import Projector
+from .publisher import Publisher
+from .requests import OwnerService, ShardRouter
+from .settings import Settings
+from .streams import Streams, StreamsUnavailable
+from .takeover import TakeOver
+from .templates import TemplateCatalogue
+from .timers import Timers
+from .work import Record, Work, into_future
+
+log = structlog.get_logger(__name__)
+
+TAKE_OVER_RETRY_SECONDS = 0.5
+#: Messages that JetStream has not acknowledged yet.
+PUBLISHES_IN_FLIGHT_MAX = 32_768
+
+
+class Orchestrator:
+    """Owns shards, runs their tasks and answers the API; `await start()`, `await stop()`."""
+
+    def __init__(self, settings: Settings, store: EventStore, connection: Connection) -> None:
+        self.settings = settings
+        self.store = store
+        self.connection = connection
+        self.metrics = Metrics()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._consumers: dict[int, CommandConsumer] = {}
+        self._taking_over: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._failed: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Come up: streams, leases, API. Returns when requests are answered."""
+        settings, store, connection = self.settings, self.store, self.connection
+        self._failed = asyncio.get_running_loop().create_future()
+        self.shard_count = await store.initialise(settings.shard_count)
+        self.messages = JetStreamPublisher(
+            connection, waiting_messages_max=PUBLISHES_IN_FLIGHT_MAX, give_up_seconds=30.0
+        )
+        await self.messages.start()
+        self.streams = Streams(settings, connection)
+        await self._ensure_feeds()
+        self.templates = TemplateCatalogue(store)
+        self.loader = ActorLoader(store, self.templates, self.shard_count)
+        self.timers = Timers(self._on_due)
+        self.projector = Projector(store, self.loader)
+        self.publisher = Publisher(
+            settings, self.messages, self.streams, self.metrics, self._may_publish, self._on_room
+        )
+        self.owner = OwnerLoop(
+            settings,
+            store,
+            self.loader,
+            self.publisher,
+            self.timers,
+            self.projector,
+            self.metrics,
+            self._on_shard_dropped,
+        )
+        self.projector.actors = self.owner.actors
+        self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
+        self.owner.publish_tail = self._publish_tail
+        self.service = OwnerService(settings, connection, self.owner, self.templates, self.metrics)
+        self.router = ShardRouter(connection, self.owner, self.service)
+        self.operations = Operations(
+            settings,
+            store,
+            self.shard_count,
+            self.templates,
+            self.router,
+            self.streams,
+            self._tell_template_changed,
+        )
+        self.api = ApiService(connection, self.operations, self.metrics, VERSION)
+        self.leases = Leases(
+            settings,
+            store,
+            self.shard_count,
+            self._on_acquired,
+            self._on_lost,
+            self._on_release,
+            self.publisher.published,
+        )
+        self._subscriptions = [
+            await connection.subscribe(subjects.SHARDS_FREE, lambda _: self.leases.nudge()),
+            await connection.subscribe(subjects.TEMPLATE_CHANGED, self._on_template_changed),
+        ]
+        connection.add_reconnect_listener(self._on_reconnect)
+        self._run(self.owner.run())
+        self._run(self.projector.run())
+        await self.leases.tick()
+        await self.settle()
+        self._run(self.leases.run())
+        await self.api.start()
+        self.metrics.register(
+            {
+                "shards_owned": lambda: len(self.owner.shards),
+                "actors_live": lambda: len(self.owner.actors),
+                "commands_waiting": lambda: self.owner.waiting_count,
+                "publish_backlog_events": lambda: self.publisher.backlog_events,
+                "timers": lambda: len(self.timers),
+            }
+        )
+        log.info("orchestrator is up", owner=settings.owner, shards=sorted(self.owner.shards))
+
+    async def settle(self) -> None:
+        """Wait until every shard that was acquired is taken over."""
+        while self._taking_over:
+            await asyncio.wait(self._taking_over.values())
+
+    async def run(self) -> None:
+        """Return when a part of the process failed for good; raises its error."""
+        assert self._failed is not None
+        await self._failed
+
+    async def stop(self) -> None:
+        """Finish what is accepted, publish it, hand the shards over, leave."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.connection.remove_reconnect_listener(self._on_reconnect)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.shutdown_seconds_max):
+                await self.api.stop()
+                for subscription in self._subscriptions:
+                    await subscription.unsubscribe()
+                with suppress(StoreUnavailable):
+                    await self.projector.flush()
+                    await self.leases.stop()
+                self.connection.send(subjects.SHARDS_FREE)
+        for shard in list(self.owner.shards):
+            self.owner.drop_shard(shard)
+        self.timers.close()
+        self.publisher.close()
+        for task in (*self._tasks, *self._taking_over.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._taking_over.values(), return_exceptions=True)
+        await self.messages.close()
+        log.info("orchestrator has stopped", owner=self.settings.owner)
+
+    # -- shards ----------------------------------------------------------------------------------
+
+    async def _on_acquired(self, row: ShardRow) -> None:
+        self._begin_take_over(row, acquired=True)
+
+    def _begin_take_over(self, row: ShardRow, *, acquired: bool) -> None:
+        task = asyncio.ensure_future(self._take_over(row, acquired))
+        self._taking_over[row.shard] = task
+
+        def done(finished: asyncio.Task[None]) -> None:
+            if self._taking_over.get(row.shard) is finished:
+                del self._taking_over[row.shard]
+
+        task.add_done_callback(done)
+
+    async def _take_over(self, row: ShardRow, acquired: bool) -> None:
+        number = row.shard
+        while self.leases.epochs.get(number) == row.epoch:
+            try:
+                shard = Shard(row)
+                await self.take_over.bring_up(shard, row.published_position)
+                for wakeup in await self.store.wakeups(number):
+                    self.timers.set(wakeup.task_id, number, wakeup.wake_at_ms)
+                break
+            except (StoreUnavailable, StreamsUnavailable) as error:
+                log.warning("taking over a shard again", shard=number, error=str(error))
+                await asyncio.sleep(TAKE_OVER_RETRY_SECONDS)
+            except Exception:
+                log.exception("a shard cannot be taken over, trying again", shard=number)
+                await asyncio.sleep(TAKE_OVER_RETRY_SECONDS * 4)
+        else:
+            return
+        self.owner.add_shard(shard)
+        if acquired:
+            await self._record(
+                number, ShardAcquired(shard=number, epoch=row.epoch, owner=self.settings.owner)
+            )
+        consumer = self._consumers[number] = CommandConsumer(
+            self.connection, number, self.shard_count, self.owner, self.metrics
+        )
+        await consumer.start()
+        await self.service.open_shard(number)
+        log.info("owns a shard", shard=number, epoch=row.epoch, head=shard.committed_position)
+
+    async def _record(self, shard: int, event: Event) -> None:
+        """Append an event to the shard's own stream."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.owner.submit(
+            Work(
+                stream_id=shard_stream_id(shard),
+                shard=shard,
+                command=Record(event),
+                causation_id=event.TYPE,
+                actor_name=f"orchestrator:{self.settings.owner}",
+                finish=into_future(future),
+                seed=SystemState(0),
+            )
+        )
+        await future
+
+    def _on_lost(self, shard: int) -> None:
+        task = self._taking_over.pop(shard, None)
+        if task is not None:
+            task.cancel()
+        self.owner.drop_shard(shard)
+
+    def _on_shard_dropped(self, shard: int) -> None:
+        """The owner loop let go of a shard: nothing more is pulled or answered for it."""
+        self.leases.forget(shard)
+        consumer = self._consumers.pop(shard, None)
+        if consumer is not None:
+            self._run(consumer.stop())
+        self._run(self.service.close_shard(shard))
+        self.leases.nudge()
+
+    async def _on_release(self, shard: int) -> None:
+        """Hand over in good order: no new commands, everything decided is committed and published."""
+        task = self._taking_over.pop(shard, None)
+        if task is not None:
+            task.cancel()
+            return
+        consumer = self._consumers.pop(shard, None)
+        if consumer is not None:
+            await consumer.stop()
+        await self.service.close_shard(shard)
+        epoch = self.leases.epochs.get(shard)
+        if shard in self.owner.shards and epoch is not None:
+            await self.owner.drain(self.settings.shutdown_seconds_max / 4)
+            await self._record(shard, ShardReleased(shard=shard, epoch=epoch, owner=self.settings.owner))
+            await self.publisher.flush(self.settings.shutdown_seconds_max / 4)
+        self.connection.send(subjects.SHARDS_FREE)
+
+    async def _publish_tail(self, shard: Shard) -> None:
+        published = self.publisher.published().get(shard.number, 0)
+        self.publisher.open_shard(shard.number, published)
+        await self.take_over.publish_tail(shard, published)
+
+    def _may_publish(self, shard: int) -> bool:
+        return self.leases.holds(shard)
+
+    def _on_room(self) -> None:
+        self.owner.kick()
+
+    def _on_due(self, task_id: str, shard: int) -> None:
+        self.owner.submit(
+            Work(
+                stream_id=task_id,
+                shard=shard,
+                command=Wake(),
+                causation_id="timer",
+                actor_name="timer",
+                finish=lambda _ending: None,
+            )
+        )
+
+    # -- NATS ------------------------------------------------------------------------------------
+
+    async def _ensure_feeds(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self.streams.ensure_feeds()
+                return
+            except StreamsUnavailable:
+                attempt += 1
+                if attempt >= 20:
+                    raise
+                await asyncio.sleep(0.25)
+
+    def _on_reconnect(self) -> None:
+        self._run(self._after_reconnect())
+
+    async def _after_reconnect(self) -> None:
+        """The server may have lost its storage while it was away: compare stamps, rebuild where needed."""
+        self.streams.forget()
+        try:
+            await self._ensure_feeds()
+            rows = {row.shard: row for row in await self.store.shards()}
+            for number in list(self.owner.shards):
+                stamps = await self.streams.ensure_feeds()
+                known = await self.store.feed_incarnations(number)
+                await self.streams.ensure_command_consumer(number)
+                for stream in known:
+                    if stream not in stamps:
+                        namespace = subjects.untoken(stream.removeprefix("DISP_"))
+                        stamps[stream] = (await self.streams.ensure_namespace(namespace))[1]
+                if any(stamps[name] != stamp for name, stamp in known.items()):
+                    epoch = self.leases.epochs.get(number)
+                    row = rows[number]
+                    if epoch is None or row.epoch != epoch:
+                        continue
+                    self._restart_shard(row)
+        except (StoreUnavailable, StreamsUnavailable) as error:
+            log.warning("cannot compare JetStream's streams yet", error=str(error))
+            await asyncio.sleep(1.0)
+            if not self._stopping and self.connection.connected:
+                self._run(self._after_reconnect())
+
+    def _restart_shard(self, row: ShardRow) -> None:
+        """Drop a shard and bring it up anew at the same epoch."""
+        epoch = self.leases.epochs[row.shard]
+        certain = self.leases.certain_until(row.shard)
+        self.owner.drop_shard(row.shard)
+        self.leases.adopt(row.shard, epoch, certain)
+        self._run(self._restart(row.shard, epoch))
+
+    async def _restart(self, shard: int, epoch: int) -> None:
+        while self.leases.epochs.get(shard) == epoch:
+            try:
+                rows = {row.shard: row for row in await self.store.shards()}
+            except StoreUnavailable:
+                await asyncio.sleep(TAKE_OVER_RETRY_SECONDS)
+                continue
+            if rows[shard].epoch == epoch:
+                self._begin_take_over(rows[shard], acquired=False)
+            return
+
+    def _tell_template_changed(self, stream_id: str) -> None:
+        self.connection.send(subjects.TEMPLATE_CHANGED, stream_id.encode())
+
+    def _on_template_changed(self, message: Msg) -> None:
+        self.templates.forget(message.data.decode(errors="replace"))
+
+    # -- tasks of the process --------------------------------------------------------------------
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        log.error("a part of the orchestrator failed", exc_info=task.exception())
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(task.exception() or RuntimeError("unknown"))

@@ -1,0 +1,499 @@
+"""The loop of a shard owner: decide, append once, hand over for publishing, answer.
+
+Commands wait in one inbox for all shards of the process. While one batch is being committed the next one is
+decided on top of it; it is committed as soon as the first is. Nothing leaves the process before its commit:
+publishing, answers and acknowledgements follow it, in the order of the ledger.
+
+When a commit fails, everything decided since the last good one is forgotten (actors, positions) and its
+commands go back to the head of the inbox:
+
+- a stream turned out to exist already → its commands look into the store first;
+- the database refuses some content → the commands are committed one by one until the culprit is alone;
+- the database is away → wait, read the shard rows, publish what was committed after all, go on;
+- a shard has another owner → its commands are handed back, its actors dropped, nothing of it is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from stepweave_eventstore.store import (
+    EventStore,
+    Snapshot,
+    StoreUnavailable,
+    UnstorableEvent,
+    WrongExpectedVersion,
+)
+from stepweave_orchestrator.core import Moment, Rejection, TaskState, build_dispatch, decide, evolve
+from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, encode_snapshot
+from stepweave_orchestrator.core.state import initial
+from stepweave_orchestrator.core.template_stream import (
+    RegisterTemplate,
+    TemplateState,
+    decide_template,
+    evolve_template,
+)
+from stepweave_schemas import subjects
+from stepweave_schemas.catalogue import OUTCOME_TYPES
+from stepweave_schemas.codec import encode
+from stepweave_schemas.dispatch import Dispatch
+from stepweave_schemas.events import Event, StepEnqueued, TemplateRegistered
+from stepweave_schemas.mint import entropy, now_ms
+
+from .actors import Actor, ActorCache, SystemActor, SystemState, TaskActor, TemplateActor
+from .batch import Batch, DispatchMessage, Outgoing, Shard, ShardBatch
+from .crash_points import crash_point
+from .loading import ActorLoader
+from .metrics import Metrics
+from .projector import Projector
+from .publisher import Publisher
+from .settings import Settings
+from .timers import Timers
+from .work import Done, Ending, Query, Record, ShardMoved, Unstorable, Work
+
+log = structlog.get_logger(__name__)
+
+#: Waits between attempts to reach the store again.
+STORE_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+#: Ids loaded in one go.
+LOAD_BATCH_MAX = 200
+
+
+class OwnerLoop:
+    """Owns shards: see the module."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: EventStore,
+        loader: ActorLoader,
+        publisher: Publisher,
+        timers: Timers,
+        projector: Projector,
+        metrics: Metrics,
+        on_shard_lost: Callable[[int], None],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._loader = loader
+        self._publisher = publisher
+        self._timers = timers
+        self._projector = projector
+        self._metrics = metrics
+        self._on_shard_lost = on_shard_lost
+        self.shards: dict[int, Shard] = {}
+        self.actors = ActorCache(settings.actors_max, settings.actor_steps_max)
+        self._inbox: deque[Work] = deque()
+        self._parked: dict[str, list[Work]] = {}
+        self._to_load: dict[str, int] = {}
+        self._open = Batch()
+        self._committing: Batch | None = None
+        self._kick = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loading: asyncio.Task[None] | None = None
+        #: Publishes the committed tail of a shard after an outage of the store; set by the orchestrator.
+        self.publish_tail: Callable[[Shard], Awaitable[None]] | None = None
+
+    # -- shards ----------------------------------------------------------------------------------
+
+    def add_shard(self, shard: Shard) -> None:
+        """Begin to own a shard whose tail is published and whose timers are set."""
+        self.shards[shard.number] = shard
+
+    def drop_shard(self, number: int) -> None:
+        """Stop owning a shard at once: nothing of it is decided, appended, published or answered any more."""
+        shard = self.shards.pop(number, None)
+        if shard is None:
+            return
+        self._publisher.drop_shard(number)
+        self._timers.forget_shard(number)
+        self._projector.drop_shard(number)
+        moved: list[Work] = []
+        for batch in (self._committing, self._open):
+            if batch is not None and (part := batch.parts.pop(number, None)) is not None:
+                moved.extend(work for work, _ in part.endings)
+        moved.extend(work for work in self._inbox if work.shard == number)
+        self._inbox = deque(work for work in self._inbox if work.shard != number)
+        for stream_id, works in list(self._parked.items()):
+            if works[0].shard == number:
+                moved.extend(works)
+                del self._parked[stream_id]
+                self._to_load.pop(stream_id, None)
+        for work in moved:
+            work.finish(ShardMoved())
+        self.actors.drop(
+            stream_id for stream_id in self.actors.stream_ids() if self._shard_of(stream_id) == number
+        )
+        self._on_shard_lost(number)
+
+    def _shard_of(self, stream_id: str) -> int:
+        return self._loader.shard_of(stream_id)
+
+    # -- commands --------------------------------------------------------------------------------
+
+    @property
+    def waiting_count(self) -> int:
+        """Commands that are not decided yet."""
+        return len(self._inbox) + len(self._parked)
+
+    def submit(self, work: Work) -> None:
+        """Take a command; its `finish` is called after the commit (or with why not)."""
+        if work.shard not in self.shards:
+            work.finish(ShardMoved())
+            return
+        self._inbox.append(work)
+        self._kick.set()
+
+    def kick(self) -> None:
+        """Look again: something that held the loop back may be over."""
+        self._kick.set()
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Wait until every accepted command is committed; `False` where that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self._inbox or self._parked or self._open or self._committing is not None:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Decide and commit until cancelled."""
+        try:
+            while True:
+                await self._kick.wait()
+                self._kick.clear()
+                self._decide_available()
+                if self._committing is None and self._open:
+                    self._committing, self._open = self._open, Batch()
+                    self._spawn(self._commit(self._committing))
+                    # What arrived meanwhile is decided while this commit is under way.
+                    if self._inbox:
+                        self._kick.set()
+                if not self._open and self._committing is None and not self._inbox and not self._parked:
+                    self._idle.set()
+                # Let the connections breathe between two slices.
+                await asyncio.sleep(0)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def _decide_available(self) -> None:
+        inbox = self._inbox
+        batch = self._open
+        settings = self._settings
+        if not inbox or self._publisher.backlog_events >= settings.publish_backlog_events_max:
+            return
+        batch.now_ms = now_ms()
+        while (
+            inbox
+            and batch.events_count < settings.batch_events_max
+            and batch.bytes_count < settings.batch_bytes_max
+        ):
+            if inbox[0].alone:
+                if batch:
+                    return
+                self._decide(inbox.popleft(), batch)
+                return
+            self._decide(inbox.popleft(), batch)
+
+    def _decide(self, work: Work, batch: Batch) -> None:
+        shard = self.shards.get(work.shard)
+        if shard is None:
+            work.finish(ShardMoved())
+            return
+        parked = self._parked.get(work.stream_id)
+        if parked is not None:
+            parked.append(work)
+            return
+        actor = self.actors.get(work.stream_id)
+        if actor is None:
+            if not work.fresh:
+                self._park(work)
+                return
+            actor = self._new_actor(work)
+        command = work.command
+        ending: Ending
+        happened: list[Event] = []
+        if isinstance(command, Query):
+            ending = Done(False, command.answer(actor))
+        else:
+            decision = self._ask(actor, work, batch.now_ms)
+            if isinstance(decision, Rejection):
+                ending = decision
+            else:
+                happened = decision
+                ending = Done(bool(happened))
+        if not happened:
+            # An answer may rest on events that are not committed yet: then it waits for them.
+            if actor.uncommitted:
+                batch.part(shard).endings.append((work, ending))
+            else:
+                work.finish(ending)
+                if actor.state.version == 0:
+                    self.actors.drop((work.stream_id,))
+            return
+        part = batch.part(shard)
+        if work.stream_id not in part.touched:
+            part.touched[work.stream_id] = actor
+            actor.uncommitted += 1
+        if isinstance(actor, TaskActor):
+            self._record_task(actor, work, batch, part, happened)
+        else:
+            self._record_other(actor, work, batch, part, happened)
+        part.endings.append((work, ending))
+
+    def _ask(self, actor: Actor, work: Work, at_ms: int) -> list[Event] | Rejection:
+        command = work.command
+        if isinstance(command, RegisterTemplate):
+            if not isinstance(actor, TemplateActor):
+                return Rejection("CONFLICT", "the stream is not a template's")
+            return decide_template(actor.state, command)  # type: ignore[return-value]
+        if isinstance(command, Record):
+            return [command.event]
+        if not isinstance(actor, TaskActor):
+            return Rejection("NOT_FOUND", "there is no such task")
+        if work.namespace is not None and work.namespace != actor.state.the_plan.ref.namespace:
+            return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
+        return decide(actor.state, command, Moment(at_ms, entropy()))  # type: ignore[arg-type]
+
+    def _record_task(
+        self, actor: TaskActor, work: Work, batch: Batch, part: ShardBatch, happened: list[Event]
+    ) -> None:
+        state = actor.state
+        plan = state.the_plan
+        outgoing = part.outgoing
+        level = self._settings.signal_level(plan.ref.namespace)
+        for event in happened:
+            evolve(state, event, batch.now_ms)
+            position, envelope = batch.add_event(part, work, state.version, state.correlation_id, event)
+            dispatch = None
+            if type(event) is StepEnqueued:
+                dispatch = dispatch_message(actor, event.step_name, event.attempt, event.lease_token)
+            signal = None
+            if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
+                signal = actor.event_prefix + event.TYPE
+            outgoing.append(Outgoing(position, envelope, signal, dispatch))
+        wake_at_ms = state.next_wake_ms()
+        if wake_at_ms != actor.saved_wake_ms:
+            actor.saved_wake_ms = wake_at_ms
+            part.wakeups[state.task_id] = wake_at_ms
+
+    def _record_other(
+        self,
+        actor: TemplateActor | SystemActor,
+        work: Work,
+        batch: Batch,
+        part: ShardBatch,
+        happened: list[Event],
+    ) -> None:
+        for event in happened:
+            if isinstance(actor, TemplateActor):
+                assert isinstance(event, TemplateRegistered)
+                evolve_template(actor.state, event, batch.now_ms)
+            else:
+                actor.state.version += 1
+            position, envelope = batch.add_event(part, work, actor.state.version, work.correlation_id, event)
+            signal = actor.event_prefix + event.TYPE if event.TYPE in OUTCOME_TYPES else None
+            part.outgoing.append(Outgoing(position, envelope, signal, None))
+
+    def _new_actor(self, work: Work) -> Actor:
+        actor: Actor
+        if isinstance(work.seed, TemplateState):
+            actor = TemplateActor(work.seed, work.stream_id)
+        elif isinstance(work.seed, SystemState):
+            actor = SystemActor(work.stream_id, work.seed.version)
+        else:
+            state = initial(work.stream_id, work.seed, work.correlation_id)
+            actor = TaskActor(state, work.shard, work.seed.ref)
+        self.actors.put(work.stream_id, actor)
+        return actor
+
+    # -- committing ------------------------------------------------------------------------------
+
+    async def _commit(self, batch: Batch) -> None:
+        try:
+            append = batch.append(self._publisher.published())
+            appended: set[int] = set()
+            if append.events:
+                crash_point("before_append")
+                appended = await self._store.append(append)
+                crash_point("after_append")
+        except WrongExpectedVersion as error:
+            self._roll_back(batch)
+            self._look_up_first(set(error.task_ids))
+        except UnstorableEvent as error:
+            self._isolate(batch, error)
+        except StoreUnavailable as error:
+            self._roll_back(batch)
+            await self._await_store(error)
+        else:
+            self._settle(batch, appended)
+        finally:
+            self._committing = None
+            self._kick.set()
+
+    def _settle(self, batch: Batch, appended: set[int]) -> None:
+        lost: list[int] = []
+        for number, part in batch.parts.items():
+            shard = part.shard
+            if part.records:
+                if number not in appended:
+                    lost.append(number)
+                    continue
+                shard.committed_position = part.records[-1].position
+                shard.committed_hash = part.records[-1].hash
+                self._publisher.publish(number, part.outgoing)
+                self._projector.changed(number, shard.committed_position, part.touched)
+            for stream_id, wake_at_ms in part.wakeups.items():
+                self._timers.set(stream_id, number, wake_at_ms)
+            for actor in part.touched.values():
+                actor.uncommitted -= 1
+            crash_point("before_acks")
+            for work, ending in part.endings:
+                work.finish(ending)
+        self._metrics.committed(batch.events_count)
+        for number in lost:
+            log.warning("shard lost: its epoch has moved on", shard=number)
+            self.drop_shard(number)
+        for stream_id, actor in self.actors.evict():
+            self._passivate(stream_id, actor)
+
+    def _roll_back(self, batch: Batch) -> None:
+        """Forget everything decided and not committed; its commands are the next to be decided."""
+        works: list[Work] = []
+        for pending in (batch, self._open):
+            works.extend(pending.works())
+            for part in pending.parts.values():
+                self.actors.drop(part.touched)
+        for shard in self.shards.values():
+            shard.rewind()
+        self._open = Batch()
+        self._inbox.extendleft(reversed(works))
+
+    def _look_up_first(self, stream_ids: set[str]) -> None:
+        for work in self._inbox:
+            if work.stream_id in stream_ids:
+                work.fresh = False
+
+    def _isolate(self, batch: Batch, error: UnstorableEvent) -> None:
+        works = batch.works()
+        self._roll_back(batch)
+        if len(works) == 1:
+            self._inbox.popleft()
+            log.error("the store refuses a command", stream_id=works[0].stream_id, error=str(error))
+            works[0].finish(Unstorable(str(error)))
+            return
+        for work in works:
+            work.alone = True
+
+    async def _await_store(self, error: StoreUnavailable) -> None:
+        """Wait for the store, then find out what of the last append it holds."""
+        log.warning("the event store is away; nothing is lost, waiting for it", error=str(error))
+        attempt = 0
+        while self.shards:
+            await asyncio.sleep(STORE_RETRY_SECONDS[min(attempt, len(STORE_RETRY_SECONDS) - 1)])
+            attempt += 1
+            try:
+                rows = {row.shard: row for row in await self._store.shards()}
+                for number, shard in list(self.shards.items()):
+                    row = rows.get(number)
+                    if row is None or row.epoch != shard.epoch:
+                        self.drop_shard(number)
+                        continue
+                    if row.head_position != shard.committed_position:
+                        # The append did arrive, but nobody published it.
+                        before = shard.committed_position
+                        shard.committed_position, shard.committed_hash = row.head_position, row.head_hash
+                        shard.rewind()
+                        assert self.publish_tail is not None
+                        log.info("publishing a tail that was committed unseen", shard=number, after=before)
+                        await self.publish_tail(shard)
+            except StoreUnavailable:
+                continue
+            log.info("the event store is back", attempts=attempt)
+            return
+
+    # -- actors that are not in memory -----------------------------------------------------------
+
+    def _park(self, work: Work) -> None:
+        self._parked[work.stream_id] = [work]
+        self._to_load[work.stream_id] = work.shard
+        if self._loading is None or self._loading.done():
+            self._loading = self._spawn(self._load())
+
+    async def _load(self) -> None:
+        attempt = 0
+        while self._to_load:
+            stream_ids = list(self._to_load)[:LOAD_BATCH_MAX]
+            try:
+                loaded = await self._loader.load(stream_ids)
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_SECONDS[min(attempt, len(STORE_RETRY_SECONDS) - 1)])
+                attempt += 1
+                continue
+            attempt = 0
+            for stream_id in stream_ids:
+                self._to_load.pop(stream_id, None)
+                works = self._parked.pop(stream_id, None)
+                if works is None:
+                    continue
+                actor = loaded.get(stream_id)
+                if actor is None:
+                    for work in works:
+                        work.fresh = work.seed is not None
+                    strangers = [work for work in works if not work.fresh]
+                    works = [work for work in works if work.fresh]
+                    for work in strangers:
+                        work.finish(Rejection("NOT_FOUND", "there is no such task"))
+                elif self.actors.peek(stream_id) is None:
+                    self.actors.put(stream_id, actor)
+                self._inbox.extendleft(reversed(works))
+            self._kick.set()
+
+    def _passivate(self, stream_id: str, actor: Actor) -> None:
+        """Write a snapshot of a long-lived actor that leaves memory."""
+        if not isinstance(actor, TaskActor):
+            return
+        state: TaskState = actor.state
+        if state.is_terminal or state.events_since_snapshot < self._settings.snapshot_events_min:
+            return
+        snapshot = Snapshot(stream_id, state.version, SNAPSHOT_FORMAT, encode_snapshot(state))
+        self._spawn(self._save_snapshot(snapshot))
+
+    async def _save_snapshot(self, snapshot: Snapshot) -> None:
+        try:
+            await self._store.save_snapshot(snapshot)
+        except StoreUnavailable as error:
+            log.info("a snapshot was not written; replay takes longer", error=str(error))
+
+
+def dispatch_message(
+    actor: TaskActor, step_name: str, attempt: int, lease_token: str
+) -> DispatchMessage | None:
+    """The message that orders one try; `None` where the try is over."""
+    state = actor.state
+    plan = state.the_plan
+    order: Dispatch | None = build_dispatch(state, step_name, attempt, lease_token, actor.result_subject)
+    if order is None:
+        return None
+    queue = plan.steps[plan.index[step_name]].queue
+    namespace = plan.ref.namespace
+    subject = subjects.dispatch(namespace, queue, subjects.priority_class(state.priority))
+    return DispatchMessage(subject, lease_token, encode(order), namespace, queue)

@@ -1,0 +1,260 @@
+"""From the ledger to NATS: both feeds in order, and the dispatches.
+
+For each shard one *flight* is under way at a time: everything that was committed since the last one, packed for
+the log feed, one by one for the signal feed. The next flight starts when JetStream has acknowledged all of it, so
+the log feed holds a shard's events in the order of their positions, whatever is lost or repeated on the way; under
+load a flight grows by itself. Dispatches do not wait for their turn (a work queue has no order).
+
+`published` of a shard moves when a flight is complete. It is written lazily, with the next append or lease renewal;
+after a crash the events after it are published again, with the same ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from stepweave.messaging import JetStreamPublisher, MessagingError
+from stepweave.messaging import Outgoing as Message
+from stepweave_schemas import subjects
+
+from .batch import DispatchMessage, Outgoing
+from .crash_points import crash_point
+from .metrics import Metrics
+from .settings import Settings
+from .streams import Streams
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
+#: Events in one flight; the rest waits for the next one.
+FLIGHT_EVENTS_MAX = 4_000
+_OPEN, _CLOSE = b"[", b"]"
+
+
+class _Lane:
+    """What one shard has to publish."""
+
+    __slots__ = ("backlog", "dispatching", "published", "task", "waiting")
+
+    def __init__(self, published: int) -> None:
+        self.waiting: deque[Outgoing] = deque()
+        self.dispatching: list[asyncio.Future[Any]] = []
+        self.published = published
+        #: Events taken and not acknowledged.
+        self.backlog = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class Publisher:
+    """Publishes what is committed. `may_publish(shard)` says whether the lease still holds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        messages: JetStreamPublisher,
+        streams: Streams,
+        metrics: Metrics,
+        may_publish: Callable[[int], bool],
+        on_room: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._messages = messages
+        self._streams = streams
+        self._metrics = metrics
+        self._may_publish = may_publish
+        self._on_room = on_room
+        self._lanes: dict[int, _Lane] = {}
+        self._moved = asyncio.Event()
+        self.backlog_events = 0
+
+    def open_shard(self, shard: int, published: int) -> None:
+        """Begin to publish a shard, whose events up to position `published` are out."""
+        self.drop_shard(shard)
+        self._lanes[shard] = _Lane(published)
+
+    def drop_shard(self, shard: int) -> None:
+        """Publish nothing of the shard any more."""
+        lane = self._lanes.pop(shard, None)
+        if lane is not None:
+            self.backlog_events -= lane.backlog
+            lane.backlog = 0
+            self._moved.set()
+            lane.waiting.clear()
+            if lane.task is not None:
+                lane.task.cancel()
+            for future in lane.dispatching:
+                future.cancel()
+
+    def published(self) -> dict[int, int]:
+        """Up to where each shard is known to be published."""
+        return {number: lane.published for number, lane in self._lanes.items()}
+
+    def publish(self, shard: int, outgoing: Sequence[Outgoing]) -> None:
+        """Take committed events, in order of position."""
+        lane = self._lanes.get(shard)
+        if lane is None or not outgoing:
+            return
+        orders = [event.dispatch for event in outgoing if event.dispatch is not None]
+        if orders:
+            self._dispatch(shard, lane, orders)
+        crash_point("half_published")
+        lane.waiting.extend(outgoing)
+        lane.backlog += len(outgoing)
+        self.backlog_events += len(outgoing)
+        if lane.task is None:
+            lane.task = asyncio.ensure_future(self._fly(shard, lane))
+
+    def dispatch_again(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
+        """Publish dispatches of an earlier owner once more; JetStream drops those that it knows."""
+        lane = self._lanes.get(shard)
+        if lane is not None and orders:
+            self._dispatch(shard, lane, orders)
+
+    async def room(self, backlog_events_max: int) -> None:
+        """Return once no more than so many events wait to be published."""
+        while self.backlog_events > backlog_events_max:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything taken so far is out; `False` where that takes too long."""
+        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        if not tasks:
+            return True
+        _, pending = await asyncio.wait(tasks, timeout=timeout_seconds)
+        return not pending
+
+    def close(self) -> None:
+        """Stop at once."""
+        for shard in list(self._lanes):
+            self.drop_shard(shard)
+
+    # -- dispatches ------------------------------------------------------------------------------
+
+    def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[DispatchMessage]) -> None:
+        self._metrics.dispatched(len(orders))
+        known = [order for order in orders if self._streams.has_queue(order.namespace, order.queue)]
+        if len(known) < len(orders) or self._messages.full or not self._may_publish(shard):
+            # A queue that nobody has used yet, a long backlog, a lease in doubt: off the hot path.
+            lane.dispatching.append(asyncio.ensure_future(self._dispatch_later(shard, orders)))
+            return
+        lane.dispatching.append(self._messages.publish_all(_order_messages(known)))
+
+    async def _dispatch_later(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
+        attempt = 0
+        for start in range(0, len(orders), 500):
+            some = orders[start : start + 500]
+            while shard in self._lanes:
+                if not self._may_publish(shard):
+                    await asyncio.sleep(RETRY_SECONDS[0])
+                    continue
+                try:
+                    for order in some:
+                        await self._streams.ensure_queue(order.namespace, order.queue)
+                    await self._messages.room()
+                    await self._messages.publish_all(_order_messages(some))
+                    break
+                except MessagingError as error:
+                    log.warning("dispatching again", error=str(error), count=len(some))
+                    await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+                    attempt += 1
+
+    # -- feeds -----------------------------------------------------------------------------------
+
+    async def _fly(self, shard: int, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                events = [lane.waiting.popleft() for _ in range(min(len(lane.waiting), FLIGHT_EVENTS_MAX))]
+                dispatching, lane.dispatching = lane.dispatching, []
+                messages = self._pack(shard, events)
+                await self._deliver(shard, messages)
+                await self._await_dispatches(shard, events, dispatching)
+                lane.published = events[-1].position
+                lane.backlog -= len(events)
+                self.backlog_events -= len(events)
+                self._metrics.published(len(events), len(messages))
+                self._moved.set()
+                self._on_room()
+        finally:
+            lane.task = None
+
+    async def _deliver(self, shard: int, messages: list[Message]) -> None:
+        attempt = 0
+        while True:
+            try:
+                if not self._may_publish(shard):
+                    await asyncio.sleep(RETRY_SECONDS[0])
+                    continue
+                await self._messages.room()
+                await self._messages.publish_all(messages)
+                return
+            except MessagingError as error:
+                log.warning("publishing again", shard=shard, error=str(error), count=len(messages))
+                await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+                attempt += 1
+
+    async def _await_dispatches(
+        self, shard: int, events: list[Outgoing], dispatching: list[asyncio.Future[Any]]
+    ) -> None:
+        """The dispatches of these events; those that failed at first go out again."""
+        failed = False
+        for future in dispatching:
+            try:
+                await future
+            except MessagingError:
+                failed = True
+        if failed:
+            await self._dispatch_later(
+                shard, [event.dispatch for event in events if event.dispatch is not None]
+            )
+
+    def _pack(self, shard: int, events: list[Outgoing]) -> list[Message]:
+        """The messages of one flight: packs for the log feed, single events for the signal feed."""
+        settings = self._settings
+        subject = subjects.log(shard)
+        messages: list[Message] = []
+        pack: list[bytes] = []
+        first = events[0].position
+        size_bytes = 0
+        for event in events:
+            envelope = event.envelope
+            if pack and (
+                len(pack) >= settings.log_message_events_max
+                or size_bytes + len(envelope) > settings.log_message_bytes_max
+            ):
+                messages.append(_log_message(subject, shard, first, pack))
+                pack, size_bytes, first = [], 0, event.position
+            pack.append(envelope)
+            size_bytes += len(envelope) + 1
+            if event.signal_subject is not None:
+                messages.append(
+                    Message(event.signal_subject, envelope, f"e{shard}-{event.position}", _cloud_event(event))
+                )
+        messages.append(_log_message(subject, shard, first, pack))
+        return messages
+
+
+def _log_message(subject: str, shard: int, first: int, pack: list[bytes]) -> Message:
+    last = first + len(pack) - 1
+    return Message(subject, _OPEN + b",".join(pack) + _CLOSE, f"l{shard}-{first}-{last}")
+
+
+def _cloud_event(event: Outgoing) -> dict[str, str]:
+    """CloudEvents 1.0 attributes (binary mode); the envelope is the data, with everything else in it."""
+    subject = event.signal_subject or ""
+    prefix, _, verb = subject.rpartition(".")
+    prefix, _, entity = prefix.rpartition(".")
+    return {
+        "ce-specversion": "1.0",
+        "ce-type": f"{entity}.{verb}",
+        "ce-source": f"stepweave/{prefix}",
+    }
+
+
+def _order_messages(orders: Sequence[DispatchMessage]) -> list[Message]:
+    return [Message(order.subject, order.payload, f"d{order.lease_token}") for order in orders]

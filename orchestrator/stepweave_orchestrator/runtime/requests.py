@@ -1,0 +1,388 @@
+"""What the owner of a shard answers: creations, operator actions and questions, local or from another process.
+
+A request that comes to any orchestrator is checked there and passed to the shard's owner, over `sw.own.<shard>`
+where that is another process. The owner answers after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from stepweave.messaging import Connection, MessagingError, NoResponders, Subscription
+from stepweave_orchestrator.core.commands import CancelTask, CreateTask
+from stepweave_orchestrator.core.rejection import Rejection
+from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
+from stepweave_orchestrator.core.view import task_response
+from stepweave_schemas import api, subjects
+from stepweave_schemas.api import ApiError
+from stepweave_schemas.codec import encode
+from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
+from stepweave_schemas.events import TaskCreated, TemplateRegistered
+from stepweave_schemas.identity import template_stream_id
+
+from .actors import Actor, TaskActor
+from .metrics import Metrics
+from .owner import OwnerLoop
+from .settings import Settings
+from .templates import TemplateCatalogue
+from .work import Done, Ending, Query, ShardMoved, Unstorable, Work, into_future
+
+log = structlog.get_logger(__name__)
+
+#: How long a request may take altogether, and how long it waits for a shard that changes hands.
+REQUEST_SECONDS_MAX = 10.0
+OWNER_RETRY_SECONDS = 0.1
+#: Requests from other orchestrators under way at the same time.
+CONCURRENT_REQUESTS_MAX = 5_000
+
+
+class _OwnerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
+    """Base: which stream it is about."""
+
+    stream_id: str
+
+
+class Create(_OwnerRequest, frozen=True, kw_only=True, tag="create"):
+    """Begin a task. Answer: `api.CreateTaskReply`, or `api.CreatedRef` where `brief`."""
+
+    created: TaskCreated
+    correlation_id: str
+    #: The id is derived from an identity: the stream may exist already.
+    known_identity: bool = False
+    strict: bool = False
+    brief: bool = False
+
+
+class CreateSeveral(_OwnerRequest, frozen=True, kw_only=True, tag="create_several"):
+    """Begin several tasks of one shard. Answer: a JSON array of `api.CreatedRef`."""
+
+    tasks: tuple[Create, ...]
+
+
+class Get(_OwnerRequest, frozen=True, kw_only=True, tag="get"):
+    """The task as it stands. Answer: `api.TaskResponse`."""
+
+
+class Cancel(_OwnerRequest, frozen=True, kw_only=True, tag="cancel"):
+    """End a task. Answer: `api.TaskResponse`."""
+
+    reason: str
+    cancelled_by: str
+
+
+class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
+    """A page of results. Answer: `api.ResultsReply`."""
+
+    step_name: str | None = None
+    offset: int = 0
+
+
+class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
+    """Register a template version. Answer: `{"created": bool}`."""
+
+    registered: TemplateRegistered
+    correlation_id: str
+
+
+OwnerRequest = Create | CreateSeveral | Get | Cancel | Results | Register
+_decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
+_ERROR_PREFIX = b'{"error":'
+_NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
+
+
+class OwnerService:
+    """Answers requests for shards that this process owns."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        owner: OwnerLoop,
+        templates: TemplateCatalogue,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._owner = owner
+        self._templates = templates
+        self._metrics = metrics
+        self._subscriptions: dict[int, Subscription] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open_shard(self, shard: int) -> None:
+        """Answer other orchestrators' requests for the shard."""
+        await self.close_shard(shard)
+        self._subscriptions[shard] = await self._connection.subscribe(
+            subjects.owner(shard), lambda message: self._on_message(shard, message)
+        )
+
+    async def close_shard(self, shard: int) -> None:
+        """Stop answering for the shard."""
+        subscription = self._subscriptions.pop(shard, None)
+        if subscription is not None:
+            await subscription.unsubscribe()
+
+    def _on_message(self, shard: int, message: Msg) -> None:
+        if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
+            self._connection.send(message.reply, encode(_backpressure().body()))
+            return
+        task = asyncio.ensure_future(self._answer(shard, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, shard: int, message: Msg) -> None:
+        try:
+            answer = await self.handle(shard, _decoder.decode(message.data))
+        except ShardMoved:
+            answer = encode(ApiError("SERVICE_UNAVAILABLE", "the shard is changing hands").body())
+        except ApiError as error:
+            answer = encode(error.body())
+        except msgspec.MsgspecError as error:
+            answer = encode(ApiError("BAD_REQUEST", str(error)).body())
+        except Exception:
+            log.exception("a request failed", shard=shard)
+            answer = encode(
+                ApiError("INTERNAL_ERROR", "the request failed; the orchestrator's log has more").body()
+            )
+        self._connection.send(message.reply, answer)
+
+    async def handle(self, shard: int, request: OwnerRequest) -> bytes:
+        """Carry a request out; returns the answer's JSON. Raises `ApiError` or `ShardMoved`."""
+        match request:
+            case Create():
+                return await self._create(shard, request)
+            case CreateSeveral():
+                refs = await asyncio.gather(*(self._create_ref(shard, task) for task in request.tasks))
+                return encode(refs)
+            case Get():
+                return await self._query(shard, request.stream_id, _answer_task)
+            case Results():
+                return await self._query(
+                    shard, request.stream_id, lambda actor: _answer_results(actor, request)
+                )
+            case Cancel():
+                return await self._cancel(shard, request)
+            case Register():
+                return await self._register(shard, request)
+
+    # -- operations ------------------------------------------------------------------------------
+
+    async def _create(self, shard: int, request: Create) -> bytes:
+        plan = await self._templates.plan(request.created.template)
+        replayed = not _done(
+            await self._perform(
+                Work(
+                    stream_id=request.stream_id,
+                    shard=shard,
+                    command=CreateTask(request.created, request.strict),
+                    causation_id=f"create:{request.created.request_id}",
+                    correlation_id=request.correlation_id,
+                    actor_name=f"api:{request.created.initiator}" if request.created.initiator else "api",
+                    finish=_unset,
+                    fresh=not request.known_identity,
+                    seed=plan,
+                )
+            ),
+            request.stream_id,
+        ).changed
+        if request.brief:
+            return encode(api.CreatedRef(task_id=request.stream_id, replayed=replayed))
+        task = await self._query(shard, request.stream_id, _answer_task)
+        return b'{"task":%b,"replayed":%b}' % (task, b"true" if replayed else b"false")
+
+    async def _create_ref(self, shard: int, request: Create) -> msgspec.Raw:
+        try:
+            return msgspec.Raw(await self._create(shard, request))
+        except ApiError as error:
+            return msgspec.Raw(encode(api.CreatedRef(task_id=request.stream_id, error=error.body()["error"])))
+
+    async def _cancel(self, shard: int, request: Cancel) -> bytes:
+        done = _done(
+            await self._perform(
+                Work(
+                    stream_id=request.stream_id,
+                    shard=shard,
+                    command=CancelTask(request.reason, request.cancelled_by),
+                    causation_id="cancel",
+                    actor_name=f"api:{request.cancelled_by}" if request.cancelled_by else "api",
+                    finish=_unset,
+                )
+            ),
+            request.stream_id,
+        )
+        if done.changed:
+            await self._query(shard, request.stream_id, self._tell_workers)
+        return await self._query(shard, request.stream_id, _answer_task)
+
+    def _tell_workers(self, actor: Actor) -> bytes:
+        """Running handlers hear of the cancellation at once, where they listen."""
+        assert isinstance(actor, TaskActor)
+        state = actor.state
+        running = [
+            step.uuid
+            for step in state.steps
+            if step.status == "cancelled" and step.settled_by == "cancel" and step.attempt
+        ]
+        if running:
+            notice = {"task_id": state.task_id, "step_uuids": running[:1_000]}
+            self._connection.send(subjects.cancel_notice(state.the_plan.ref.namespace), encode(notice))
+        return b""
+
+    async def _register(self, shard: int, request: Register) -> bytes:
+        registered = request.registered
+        stream_id = template_stream_id(registered.namespace, registered.name)
+        done = _done(
+            await self._perform(
+                Work(
+                    stream_id=stream_id,
+                    shard=shard,
+                    command=RegisterTemplate(registered),
+                    causation_id="register",
+                    correlation_id=request.correlation_id,
+                    actor_name=f"api:{registered.registered_by}" if registered.registered_by else "api",
+                    finish=_unset,
+                    seed=TemplateState(registered.namespace, registered.name),
+                )
+            ),
+            stream_id,
+        )
+        self._templates.forget(stream_id)
+        return encode({"created": done.changed})
+
+    async def _query(self, shard: int, stream_id: str, answer: Any) -> bytes:
+        ending = await self._perform(
+            Work(
+                stream_id=stream_id,
+                shard=shard,
+                command=Query(answer),
+                causation_id="",
+                actor_name="",
+                finish=_unset,
+            )
+        )
+        answered = _done(ending, stream_id).answer
+        if answered.startswith(_ERROR_PREFIX):
+            raise read_error(answered)
+        return answered
+
+    async def _perform(self, work: Work) -> Ending:
+        if self._owner.waiting_count >= self._settings.inbox_works_max:
+            raise _backpressure()
+        self._metrics.requests += 1
+        future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        work.finish = into_future(future)
+        self._owner.submit(work)
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                ending = await future
+        except TimeoutError:
+            raise ApiError(
+                "TIMEOUT",
+                "the commit took too long; it may still happen, so ask again with the same task id or key",
+            ) from None
+        if isinstance(ending, ShardMoved):
+            raise ending
+        return ending
+
+
+class ShardRouter:
+    """Brings a request to the owner of its shard, wherever that is."""
+
+    def __init__(self, connection: Connection, owner: OwnerLoop, service: OwnerService) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._service = service
+
+    async def call(self, shard: int, request: OwnerRequest) -> bytes:
+        """The owner's answer. Raises `ApiError`; waits a while for a shard that changes hands."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REQUEST_SECONDS_MAX
+        while True:
+            try:
+                if shard in self._owner.shards:
+                    return await self._service.handle(shard, request)
+                answer = await self._connection.request(
+                    subjects.owner(shard), encode(request), timeout_seconds=max(0.1, deadline - loop.time())
+                )
+            except (ShardMoved, NoResponders):
+                if loop.time() >= deadline:
+                    raise ApiError(
+                        "SERVICE_UNAVAILABLE", f"shard {shard} has no owner at the moment; try again"
+                    ) from None
+                await asyncio.sleep(OWNER_RETRY_SECONDS)
+                continue
+            except MessagingError as error:
+                raise ApiError(
+                    "SERVICE_UNAVAILABLE", f"the owner of shard {shard} did not answer: {error}"
+                ) from None
+            if answer.data.startswith(_ERROR_PREFIX):
+                refusal = read_error(answer.data)
+                if refusal.code == "SERVICE_UNAVAILABLE" and loop.time() < deadline:
+                    await asyncio.sleep(OWNER_RETRY_SECONDS)
+                    continue
+                raise refusal
+            return answer.data
+
+
+def read_error(payload: bytes) -> ApiError:
+    """The error that an answer carries."""
+    body = msgspec.json.decode(payload)["error"]
+    details = {key: value for key, value in body.items() if key not in ("code", "message")}
+    return ApiError(body["code"], body["message"], **details)
+
+
+def _unset(_ending: Any) -> None:
+    """Stands in until `_perform` sets the real one."""
+
+
+def _backpressure() -> ApiError:
+    return ApiError(
+        "BACKPRESSURE", "too many requests are waiting; nothing was done", retry_after_seconds=1.0
+    )
+
+
+def _done(ending: Ending, stream_id: str) -> Done:
+    if isinstance(ending, Done):
+        return ending
+    if isinstance(ending, Rejection):
+        if ending.code == "NOT_FOUND":
+            raise ApiError("NOT_FOUND", f"there is no task {stream_id}", task_id=stream_id)
+        raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
+    if isinstance(ending, Unstorable):
+        raise ApiError("VALIDATION_FAILED", f"the event store does not take this text: {ending}")
+    raise ending
+
+
+def _answer_task(actor: Actor) -> bytes:
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    return encode(task_response(actor.state))
+
+
+def _answer_results(actor: Actor, request: Results) -> bytes:
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    state = actor.state
+    plan = state.the_plan
+    if request.step_name is None:
+        numbers = tuple(range(len(state.steps)))
+    elif request.step_name in plan.index:
+        numbers = plan.ancestors(plan.index[request.step_name])
+    else:
+        return encode(ApiError("NOT_FOUND", f"the task has no step {request.step_name!r}").body())
+    results: dict[str, msgspec.Raw] = {}
+    size_bytes = 0
+    for offset in range(request.offset, len(numbers)):
+        text = state.steps[numbers[offset]].result
+        if text is None:
+            continue
+        size_bytes += len(text.encode())
+        if results and size_bytes > INLINE_RESULTS_BYTES_MAX:
+            return encode(api.ResultsReply(results=results, next_offset=offset))
+        results[plan.steps[numbers[offset]].name] = msgspec.Raw(text)
+    return encode(api.ResultsReply(results=results))

@@ -1,0 +1,95 @@
+"""What an orchestrator process can be told, with a bound on everything it holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+SignalLevel = Literal["all", "outcomes", "none"]
+
+
+class SettingsError(ValueError):
+    """A setting has no usable value; the text names it and says what is expected."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one orchestrator process; `from_environment` reads `STEPWEAVE_<FIELD>` variables."""
+
+    database_url: str
+    nats_url: str = "nats://127.0.0.1:4222"
+    #: Unique among live processes; it names the owner of shards.
+    owner: str = ""
+    #: Fixed when the installation is made; later values are ignored.
+    shard_count: int = 8
+    #: A shard whose owner does not renew for so long may be taken by another one.
+    lease_ms: int = 10_000
+    #: One commit: events and bytes of payload at most.
+    batch_events_max: int = 2_000
+    batch_bytes_max: int = 4 * 1024 * 1024
+    #: Commands waiting to be decided; beyond it requests are refused with BACKPRESSURE.
+    inbox_works_max: int = 20_000
+    #: Live actors kept in memory, and their steps in all.
+    actors_max: int = 20_000
+    actor_steps_max: int = 500_000
+    #: Committed events that are not published yet; deciding waits beyond it.
+    publish_backlog_events_max: int = 50_000
+    #: One message of the log feed.
+    log_message_events_max: int = 500
+    log_message_bytes_max: int = 512 * 1024
+    #: Which events go out one by one on the signal feed, where a namespace says nothing.
+    signals: SignalLevel = "outcomes"
+    signals_by_namespace: dict[str, SignalLevel] = {}
+    #: Retention of both feeds.
+    feed_age_seconds_max: int = 7 * 24 * 3600
+    feed_bytes_max: int = 4 * 1024 * 1024 * 1024
+    #: A worker that does not renew a dispatch for so long has lost it.
+    dispatch_lease_seconds: float = 30.0
+    #: Commands of one shard pulled and not acknowledged.
+    commands_in_flight_max: int = 2_000
+    #: A snapshot is written when an actor leaves memory with so many events since the last one.
+    snapshot_events_min: int = 500
+    #: How long a shutdown may take before the process leaves anyway.
+    shutdown_seconds_max: float = 20.0
+    #: Overrides of this environment's templates (`environments`).
+    environment: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shard_count <= 1024:
+            raise ValueError("shard_count: expected 1..1024")
+        if self.lease_ms < 1_000:
+            raise ValueError("lease_ms: expected at least 1000")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **given: object) -> Settings:
+        """Settings from `STEPWEAVE_…`, `DATABASE_URL` and `NATS_URL`; `given` wins over both.
+
+        Raises `SettingsError` naming the variable and what is wrong with it.
+        """
+        variables = os.environ if environment is None else environment
+        values: dict[str, object] = {}
+        if url := variables.get("DATABASE_URL"):
+            values["database_url"] = url
+        if url := variables.get("NATS_URL"):
+            values["nats_url"] = url
+        for field in cls.__struct_fields__:
+            text = variables.get(f"STEPWEAVE_{field.upper()}")
+            if text is not None:
+                values[field] = msgspec.json.decode(text) if field == "signals_by_namespace" else text
+        values.update({name: value for name, value in given.items() if value is not None})
+        values.setdefault("owner", f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}")
+        if "database_url" not in values:
+            raise SettingsError(
+                "no database given: set DATABASE_URL, such as postgresql://user:password@host:5432/stepweave"
+            )
+        try:
+            return msgspec.convert(values, cls, strict=False)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise SettingsError(f"settings: {error}") from error
+
+    def signal_level(self, namespace: str) -> SignalLevel:
+        """Which events of the namespace go out on the signal feed."""
+        return self.signals_by_namespace.get(namespace, self.signals)

@@ -1,0 +1,239 @@
+"""What every event means, when it is emitted and what it changes: for people, and for `stepweave events catalog`.
+
+`events` defines the payloads; this module says what to make of them. The page `docs/reference/events.md` is
+rendered from here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final, Literal, NamedTuple
+
+from . import events
+from .json_schemas import event_schema, schema_file_name
+
+Stream = Literal["task", "system"]
+
+
+class CatalogueEntry(NamedTuple):
+    """One event type."""
+
+    type: str
+    struct: type[events.Event]
+    #: `task`: in a task's stream, where it rebuilds the task's state; `system`: in one of the system's own.
+    stream: Stream
+    meaning: str
+    emitted_when: str
+    #: The states before and after, by their names in the contract; `none` where no state changes.
+    state_change: str
+    #: Whether the signal feed carries it by default. The log feed carries every event.
+    outcome: bool
+
+
+def _entry(
+    struct: type[events.Event], stream: Stream, *, outcome: bool, emitted_when: str, state_change: str
+) -> CatalogueEntry:
+    meaning = " ".join((inspect.getdoc(struct) or "").split())
+    return CatalogueEntry(struct.TYPE, struct, stream, meaning, emitted_when, state_change, outcome)
+
+
+_ENTRIES: Final = (
+    _entry(
+        events.TaskCreated,
+        "task",
+        outcome=True,
+        emitted_when="A create request passed validation. It is the first event of the task's stream; the "
+        "caller gets its answer after this event is committed. A repeated request emits nothing.",
+        state_change="task: (none) → steps_in_process; → pending where the start is delayed",
+    ),
+    _entry(
+        events.TaskStarted,
+        "task",
+        outcome=True,
+        emitted_when="The moment of a delayed start came. A task without `start_at` skips this event.",
+        state_change="task: pending → steps_in_process",
+    ),
+    _entry(
+        events.TaskBlocked,
+        "task",
+        outcome=True,
+        emitted_when="A step failed for good, no other step runs or waits for a retry, and the template does "
+        "not say `on_failure: fail`. It stands in the same append as the event after which nothing can run.",
+        state_change="task: steps_in_process | waiting_for_retry → blocked_by_failures",
+    ),
+    _entry(
+        events.TaskCompleted,
+        "task",
+        outcome=True,
+        emitted_when="The last step of the task completed; in the same append as its `step.completed`.",
+        state_change="task: steps_in_process → complete",
+    ),
+    _entry(
+        events.TaskFailed,
+        "task",
+        outcome=True,
+        emitted_when="As `task.blocked`, where the template says `on_failure: fail`.",
+        state_change="task: steps_in_process | waiting_for_retry → error",
+    ),
+    _entry(
+        events.TaskCancelled,
+        "task",
+        outcome=True,
+        emitted_when="A cancel request reached a task that had not ended. Workers that run its steps are told.",
+        state_change="task: any that is not terminal → cancelled; its unfinished steps → cancelled",
+    ),
+    _entry(
+        events.StepEnqueued,
+        "task",
+        outcome=False,
+        emitted_when="A step became ready: its dependencies are done, or its retry is due, or its worker handed "
+        "the try back. The dispatch goes out after the commit and carries the event's lease token.",
+        state_change="step: pending | waiting_for_retry | enqueued | in_progress → enqueued",
+    ),
+    _entry(
+        events.StepStarted,
+        "task",
+        outcome=False,
+        emitted_when="A worker announced that it runs the try, which it does for those that take longer than a "
+        "moment. From here on the orchestrator watches the step's time-out too.",
+        state_change="step: enqueued → in_progress",
+    ),
+    _entry(
+        events.StepCompleted,
+        "task",
+        outcome=True,
+        emitted_when="The worker of the current try reported success.",
+        state_change="step: enqueued | in_progress → complete",
+    ),
+    _entry(
+        events.StepRetryScheduled,
+        "task",
+        outcome=True,
+        emitted_when="The current try failed, ran out of time or lost its worker, the failure may be retried, and "
+        "the step has tries left. With a delay of 0 the next `step.enqueued` is in the same append.",
+        state_change="step: enqueued | in_progress → waiting_for_retry",
+    ),
+    _entry(
+        events.StepFailed,
+        "task",
+        outcome=True,
+        emitted_when="The current try failed and no other follows: the failure is permanent, the template "
+        "forbids retries, or it was the last try.",
+        state_change="step: enqueued | in_progress → error",
+    ),
+    _entry(
+        events.StepReleased,
+        "task",
+        outcome=False,
+        emitted_when="A worker that shuts down handed back a try that it had not started. A `step.enqueued` of the "
+        "same try with a new lease token follows in the same append.",
+        state_change="none (the `step.enqueued` after it moves the step)",
+    ),
+    _entry(
+        events.StepResultRefused,
+        "task",
+        outcome=False,
+        emitted_when="A success or failure came with the right lease token but too late. Recorded once per try; "
+        "an exact repetition of what is known, or a wrong token, leaves no event.",
+        state_change="none",
+    ),
+    _entry(
+        events.TemplateRegistered,
+        "system",
+        outcome=True,
+        emitted_when="A template version was registered for the first time. The same content again emits nothing.",
+        state_change="template version: (none) → registered",
+    ),
+    _entry(
+        events.ShardAcquired,
+        "system",
+        outcome=False,
+        emitted_when="An orchestrator took the lease of a shard; the epoch is new.",
+        state_change="shard: free or expired → owned",
+    ),
+    _entry(
+        events.ShardReleased,
+        "system",
+        outcome=False,
+        emitted_when="An orchestrator that shuts down gave the lease back. One that dies emits nothing.",
+        state_change="shard: owned → free",
+    ),
+)
+
+#: Every event type by its name, in the order of `events.EVENT_TYPES`.
+CATALOGUE: Final[dict[str, CatalogueEntry]] = {entry.type: entry for entry in _ENTRIES}
+
+#: The event types that the signal feed carries by default.
+OUTCOME_TYPES: Final[frozenset[str]] = frozenset(entry.type for entry in _ENTRIES if entry.outcome)
+
+_INTRODUCTION = """\
+# Events
+
+Generated from `stepweave_schemas.catalogue` by `python -m stepweave_schemas`; do not edit.
+
+Every change of state is one immutable event, named `<entity>.<verb>` in the past tense. An event travels in an
+envelope (`schemas/json/envelope.schema.json`); the tables below describe the envelope's `data`. Fields may be
+added later, so readers ignore what they do not know.
+
+- **Log feed** `sw.log.<shard>`: every event, one array of envelopes per commit, positions without gaps.
+- **Signal feed** `sw.evt.<namespace>.<template>.<task_id>.<entity>.<verb>`: single events, by default those
+  marked *signal* here.
+"""
+
+
+def render_markdown() -> str:
+    """The catalogue as the page `docs/reference/events.md`."""
+    lines = [_INTRODUCTION, "| event | stream | feeds | state change |", "|---|---|---|---|"]
+    for entry in CATALOGUE.values():
+        anchor = entry.type.replace(".", "")
+        feeds = "log, signal" if entry.outcome else "log"
+        lines.append(
+            f"| [`{entry.type}`](#{anchor}) | {entry.stream} | {feeds} | {_cell(entry.state_change)} |"
+        )
+    for entry in CATALOGUE.values():
+        lines += ["", *_section(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(entry: CatalogueEntry) -> list[str]:
+    schema = event_schema(entry.type)
+    file_name = schema_file_name(f"event.{entry.type}")
+    lines = [
+        f"## {entry.type}",
+        "",
+        entry.meaning,
+        "",
+        f"*Emitted when:* {entry.emitted_when}",
+        "",
+        f"*State change:* {entry.state_change}",
+        "",
+        f"Schema: [`{file_name}`](../../schemas/json/{file_name})",
+        "",
+        "| field | type | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in schema["properties"].items():
+        optional = "" if name in schema["required"] else ", optional"
+        lines.append(f"| `{name}` | {_cell(_type_text(field))}{optional} | {_cell(_field_text(field))} |")
+    return lines
+
+
+def _type_text(field: dict[str, Any]) -> str:
+    """The JSON type of a field in a word or two."""
+    if "const" in field:
+        return f'`"{field["const"]}"`'
+    if "$ref" in field:
+        return str(field["$ref"].rpartition("/")[2])
+    kinds = field.get("type", "any JSON")
+    return " | ".join(kinds) if isinstance(kinds, list) else str(kinds)
+
+
+def _field_text(field: dict[str, Any]) -> str:
+    text = str(field.get("description", ""))
+    if field.get("default") not in (None, "", [], {}):
+        text = f"{text} Default `{field['default']}`.".strip()
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
