@@ -2,7 +2,7 @@
 
 `hash(n) = SHA-256(hash(n-1) ‖ canonical bytes of event n)`, the first one over 32 zero bytes. The canonical
 bytes are the JSON of the event's envelope (fields in the order of `Envelope`), with the payload as the exact
-text that is stored. The same bytes travel on the log feed, so that whoever reads the feed can check the chain.
+text that is stored. The same bytes travel on the log feed, so that whoever reads it can check the chain.
 """
 
 from __future__ import annotations

@@ -8,6 +8,15 @@ Every implementation passes the same conformance suite (`tests/store`). The rule
   either does not match appends nothing; the other shards of the same call are not affected.
 - Positions are dense and gap-free within a shard; versions are dense within a task's stream.
 - Events are never changed and never deleted.
+- A call that contradicts itself (positions that do not follow the expected one, a limit out of range) is a
+  mistake of the program and raises `ValueError`; nothing is sent to the database.
+
+**When the outcome is unknown.** `StoreUnavailable` from `append` says that no answer came, not that nothing
+was stored. Read the shard's row (`shards`): at `new_position` with `new_hash` the append is stored. At
+`expected_position` it is not stored *yet* – the statement may still be running in the server, for as long as
+the server's statement time-out. What settles it is to send the same append again (one of the two wins, the
+other finds that the head has moved and stores nothing) or to take the shard over (the new epoch shuts the old
+statement out). Never decide the same positions anew on the strength of a read alone.
 """
 
 from __future__ import annotations
@@ -20,13 +29,25 @@ import msgspec
 #: The `head_hash` of a ledger without events.
 GENESIS_HASH = bytes(32)
 
+#: Statuses of the `tasks` projection that a task does not leave; `unfinished_tasks` leaves them out.
+FINISHED_STATUSES = frozenset({"complete", "error", "cancelled", "resolved_manually"})
+
+#: The largest `limit` of `list_tasks`.
+LIST_LIMIT_MAX = 1_000
+
+#: The largest number of shards of an installation.
+SHARD_COUNT_MAX = 4_096
+
 
 class EventStoreError(Exception):
     """Base of every error that a store raises on purpose."""
 
 
 class StoreUnavailable(EventStoreError):
-    """The database could not be reached or did not answer in time; nothing is known about the outcome."""
+    """The database could not be reached or did not answer in time; nothing is known about the outcome.
+
+    Calling again later is right for everything but `append`; for that see the module's text.
+    """
 
 
 class WrongExpectedVersion(EventStoreError):
@@ -41,7 +62,12 @@ class WrongExpectedVersion(EventStoreError):
 
 
 class UnstorableEvent(EventStoreError):
-    """The database refused the content of the call (invalid text, too large …). Nothing was stored."""
+    """The database refused the content of the call (invalid text, too large …). Nothing was stored.
+
+    Sending the same again will be refused again. Refused are: a NUL character or half a surrogate pair in a
+    text column, `data` that is not JSON, is nested too deeply or is too large, a `task_id` that is not a UUID
+    in canonical form, a number that does not fit its column.
+    """
 
 
 class EventRecord(msgspec.Struct, frozen=True):
@@ -65,6 +91,10 @@ class EventRecord(msgspec.Struct, frozen=True):
     hash: bytes
 
 
+#: `(task_id, version)`: the name of one event.
+EventKey = tuple[str, int]
+
+
 class ShardAppend(msgspec.Struct, frozen=True):
     """What an append expects of one shard and what it leaves behind."""
 
@@ -86,7 +116,12 @@ class Wakeup(msgspec.Struct, frozen=True):
 
 
 class Append(msgspec.Struct, frozen=True):
-    """One commit: the events of any number of shards, and the wake-ups that changed with them."""
+    """One commit: the events of any number of shards, and the wake-ups that changed with them.
+
+    Each shard is named once. Its events come in order of position, `expected_position + 1` to `new_position`
+    without a gap (none where the two are equal); the last one's hash is `new_hash`. Events of different
+    shards may be mixed. Wake-ups are of shards that the append names; of two for one task the later counts.
+    """
 
     shards: Sequence[ShardAppend]
     events: Sequence[EventRecord]
@@ -94,7 +129,10 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class ShardRow(msgspec.Struct, frozen=True):
-    """One shard's row. `lease_remaining_ms` is by the database's clock; 0 or less means free to take."""
+    """One shard's row. `lease_remaining_ms` is by the database's clock; 0 or less means free to take.
+
+    `owner` is empty while nobody holds the shard.
+    """
 
     shard: int
     epoch: int
@@ -163,7 +201,7 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     source_system: str | None = None
     tag: str | None = None
     correlation_id: str | None = None
-    #: 1 ≤ limit ≤ 1000
+    #: 1 ≤ limit ≤ LIST_LIMIT_MAX
     limit: int = 50
     offset: int = 0
 
@@ -178,13 +216,16 @@ class EventStore(Protocol):
     async def initialise(self, shard_count: int) -> int:
         """Create the shard rows of a new installation; return the shard count that is in force.
 
-        The count is fixed for life: a later call with another number returns the stored one.
+        The count (1 to `SHARD_COUNT_MAX`) is fixed for life: a later call with another number returns the
+        stored one. Any number of processes may call it at once.
         """
 
     async def acquire_shards(self, owner: str, shards: Sequence[int], lease_ms: int) -> list[ShardRow]:
         """Take those of `shards` whose lease has run out or that `owner` let go; each gets a new epoch.
 
-        Returns the rows taken, as they stand after the take-over. A shard still leased is skipped.
+        Returns the rows taken, as they stand after the take-over, ordered by shard. A shard still leased is
+        skipped, also where `owner` itself holds it. The lease counts from the moment at which the database
+        begins with the call, so an owner that counts from before its call never believes in it for too long.
         """
 
     async def renew_shards(
@@ -192,17 +233,22 @@ class EventStore(Protocol):
     ) -> set[int]:
         """Extend the leases of shards (`{shard: epoch}`) still held at that epoch; return those extended.
 
-        `published` moves `published_position` forward for the shards it names (also fenced by epoch).
+        `published` moves `published_position` forward for the shards it names (also fenced by epoch); each of
+        them must be in `epochs`. A lease that ran out is extended too, as long as nobody took the shard.
         """
 
     async def release_shards(self, owner: str, epochs: dict[int, int], published: dict[int, int]) -> None:
-        """Give up shards at once, so that another owner can take them without waiting."""
+        """Give up shards at once, so that another owner can take them without waiting.
+
+        Releasing raises the epoch: whatever the old owner may still have under way stores nothing. Shards
+        that `owner` does not hold at the epoch given are left alone.
+        """
 
     async def shards(self) -> list[ShardRow]:
         """All shard rows, ordered by shard."""
 
     async def beat(self, owner: str, lease_ms: int) -> list[str]:
-        """Announce a live orchestrator process; return the ids of all that are alive, sorted."""
+        """Announce a live orchestrator process; return the ids of all that live, its own too, sorted."""
 
     async def retire(self, owner: str) -> None:
         """Remove an orchestrator process from the list of live ones."""
@@ -218,13 +264,14 @@ class EventStore(Protocol):
         """Append in one statement; return the shards whose epoch and head matched (the others: nothing).
 
         Raises `WrongExpectedVersion` where a stream already holds a version, `UnstorableEvent` where the
-        database refuses the content; in both cases nothing at all is stored.
+        database refuses the content; in both cases nothing at all is stored. After `StoreUnavailable` the
+        outcome is unknown: see the module's text.
         """
 
     async def read_stream(
         self, task_id: str, *, from_version: int = 1, to_version: int | None = None, limit: int = 100_000
     ) -> list[EventRecord]:
-        """The events of one stream in order of version, both bounds included."""
+        """The events of one stream in order of version, both bounds included; none for an unknown task."""
 
     async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
         """The whole streams of several tasks in one round trip; absent ones are left out."""
@@ -234,6 +281,9 @@ class EventStore(Protocol):
     ) -> list[EventRecord]:
         """The events of one shard in order of position, those after `after_position`."""
 
+    async def locate(self, keys: Sequence[EventKey]) -> dict[EventKey, tuple[int, int]]:
+        """Where single events stand: their `(shard, position)`; those that do not exist are left out."""
+
     async def wakeups(self, shard: int) -> list[Wakeup]:
         """Every wake-up of the shard."""
 
@@ -241,7 +291,9 @@ class EventStore(Protocol):
     async def save_snapshot(self, snapshot: Snapshot) -> None:
         """Keep a snapshot where it is newer than the one kept."""
 
-    async def load_snapshot(self, task_id: str, *, format: int, to_version: int | None = None) -> Snapshot | None:
+    async def load_snapshot(
+        self, task_id: str, *, format: int, to_version: int | None = None
+    ) -> Snapshot | None:
         """The snapshot of that format, if there is one (and its version is at most `to_version`)."""
 
     # -- projections -----------------------------------------------------------------------------
@@ -253,22 +305,35 @@ class EventStore(Protocol):
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
     ) -> None:
-        """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
+        """Upsert rows and move the shard's checkpoint forward to `position`, all in one commit.
+
+        A task's row is left alone where the one that is kept has a higher version, so a batch may be given
+        again. What a database's text cannot hold (NUL, half a surrogate pair) is kept as U+FFFD: the
+        projection is for people and searches, the event has the exact text.
+        """
 
     async def projected_position(self, shard: int) -> int:
-        """The checkpoint of the shard's projections."""
+        """The checkpoint of the shard's projections; 0 where there is none."""
 
     async def reset_projections(self, shard: int | None = None) -> None:
-        """Empty the projections of a shard (or of all) and set the checkpoint to 0, for a rebuild."""
+        """Empty the projections of a shard (or of all) and set the checkpoint to 0, for a rebuild.
+
+        To be called while nothing projects the shard, or by who does: a projector that goes on from the
+        position it remembers would move the checkpoint past rows that are gone.
+        """
 
     async def list_tasks(self, filter: TaskFilter) -> tuple[list[TaskRow], int]:
-        """One page of tasks, and how many match in all."""
+        """One page of tasks, newest first, and how many match in all."""
 
     async def unfinished_tasks(self, shard: int) -> list[str]:
-        """Ids of the shard's tasks that the projection does not show as finished."""
+        """Ids of the shard's tasks that the projection does not show as finished (`FINISHED_STATUSES`)."""
 
     async def list_templates(self, namespace: str | None = None) -> list[TemplateRow]:
-        """All template versions, ordered by namespace, name and registration."""
+        """All template versions (of one namespace), ordered by namespace, name and registration."""
 
     def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
-        """Every event of the shard in order of position, read in batches."""
+        """Every event of the shard in order of position.
+
+        Read in batches of at most `batch_size` events, and fewer where events are large: the memory that a
+        walk takes is bounded. Events that are appended meanwhile are walked too.
+        """

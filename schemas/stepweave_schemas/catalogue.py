@@ -13,13 +13,14 @@ from . import events
 from .json_schemas import event_schema, schema_file_name
 
 Stream = Literal["task", "system"]
+EventClass = type[events.Event]
 
 
 class CatalogueEntry(NamedTuple):
     """One event type."""
 
     type: str
-    struct: type[events.Event]
+    struct: EventClass
     #: `task`: in a task's stream, where it rebuilds the task's state; `system`: in one of the system's own.
     stream: Stream
     meaning: str
@@ -31,7 +32,7 @@ class CatalogueEntry(NamedTuple):
 
 
 def _entry(
-    struct: type[events.Event], stream: Stream, *, outcome: bool, emitted_when: str, state_change: str
+    struct: EventClass, stream: Stream, *, outcome: bool, emitted_when: str, state_change: str
 ) -> CatalogueEntry:
     meaning = " ".join((inspect.getdoc(struct) or "").split())
     return CatalogueEntry(struct.TYPE, struct, stream, meaning, emitted_when, state_change, outcome)

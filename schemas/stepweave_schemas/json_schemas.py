@@ -23,7 +23,6 @@ from . import api, result
 from .dispatch import Dispatch
 from .envelope import Envelope
 from .events import EVENT_TYPES, SCHEMA_VERSION
-from .template import template_json_schema
 
 Schema = dict[str, Any]
 
@@ -92,6 +91,9 @@ def schema_file_name(name: str) -> str:
 
 def documents() -> dict[str, Schema]:
     """Every schema document by its name, in a stable order."""
+    # Here, because only this needs the template model and the validation library behind it.
+    from .template import template_json_schema
+
     found = {f"event.{name}": event_schema(name) for name in EVENT_TYPES}
     found["envelope"] = _of(Envelope)
     found["log_feed"] = _of(list[Envelope]) | {

@@ -91,7 +91,7 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
         health_status=_health(state),
         stream_version=state.version,
         steps=tuple(step_summary(state, number) for number in range(shown)),
-        steps_truncated=with_steps and shown < total,
+        steps_truncated=shown < total,
     )
 
 

@@ -17,10 +17,11 @@ SYSTEM_NAMESPACE = "_system"
 class TaskActor:
     """A task's state and what the process knows about it besides."""
 
-    __slots__ = ("event_prefix", "result_subject", "saved_wake_ms", "state", "uncommitted", "weight")
+    __slots__ = ("event_prefix", "result_subject", "saved_wake_ms", "shard", "state", "uncommitted", "weight")
 
     def __init__(self, state: TaskState, shard: int, ref: TemplateRef) -> None:
         self.state = state
+        self.shard = shard
         #: The wake-up that the store holds.
         self.saved_wake_ms: int | None = None
         #: Batches that hold events of this actor and are not committed.
@@ -33,10 +34,11 @@ class TaskActor:
 class TemplateActor:
     """A template's versions."""
 
-    __slots__ = ("event_prefix", "state", "uncommitted", "weight")
+    __slots__ = ("event_prefix", "shard", "state", "uncommitted", "weight")
 
-    def __init__(self, state: TemplateState, stream_id: str) -> None:
+    def __init__(self, state: TemplateState, stream_id: str, shard: int) -> None:
         self.state = state
+        self.shard = shard
         self.uncommitted = 0
         self.weight = 1
         self.event_prefix = subjects.event(state.namespace, state.name, stream_id, "")
@@ -54,10 +56,11 @@ class SystemState:
 class SystemActor:
     """A stream of the system's own that only records: who owned a shard and when."""
 
-    __slots__ = ("event_prefix", "state", "uncommitted", "weight")
+    __slots__ = ("event_prefix", "shard", "state", "uncommitted", "weight")
 
-    def __init__(self, stream_id: str, version: int) -> None:
+    def __init__(self, stream_id: str, version: int, shard: int) -> None:
         self.state = SystemState(version)
+        self.shard = shard
         self.uncommitted = 0
         self.weight = 1
         self.event_prefix = subjects.event(SYSTEM_NAMESPACE, SYSTEM_NAMESPACE, stream_id, "")
@@ -102,9 +105,9 @@ class ActorCache:
             if actor is not None:
                 self._weight -= actor.weight
 
-    def stream_ids(self) -> list[str]:
-        """The ids of all live actors."""
-        return list(self._actors)
+    def of_shard(self, shard: int) -> list[str]:
+        """The ids of a shard's live actors."""
+        return [stream_id for stream_id, actor in self._actors.items() if actor.shard == shard]
 
     def evict(self, keep_max: int = 64) -> Iterator[tuple[str, Actor]]:
         """Remove and yield what is over the bounds, the least recently used first.

@@ -53,7 +53,7 @@ class ActorLoader:
                 return await self._template(stream_id)
             if first[0].type != TaskCreated.TYPE:
                 records = await self._store.read_stream(stream_id)
-                return SystemActor(stream_id, records[-1].version)
+                return SystemActor(stream_id, records[-1].version, records[-1].shard)
             state = await self.task_state(first[0])
         actor = TaskActor(state, self.shard_of(stream_id), state.the_plan.ref)
         actor.saved_wake_ms = state.next_wake_ms()
@@ -92,4 +92,4 @@ class ActorLoader:
             if state is None:
                 state = TemplateState(event.namespace, event.name)
             evolve_template(state, event, record.recorded_at_ms)
-        return None if state is None else TemplateActor(state, stream_id)
+        return None if state is None else TemplateActor(state, stream_id, records[0].shard)

@@ -126,13 +126,8 @@ class OwnerLoop:
                 self._to_load.pop(stream_id, None)
         for work in moved:
             work.finish(ShardMoved())
-        self.actors.drop(
-            stream_id for stream_id in self.actors.stream_ids() if self._shard_of(stream_id) == number
-        )
+        self.actors.drop(self.actors.of_shard(number))
         self._on_shard_lost(number)
-
-    def _shard_of(self, stream_id: str) -> int:
-        return self._loader.shard_of(stream_id)
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -316,9 +311,9 @@ class OwnerLoop:
     def _new_actor(self, work: Work) -> Actor:
         actor: Actor
         if isinstance(work.seed, TemplateState):
-            actor = TemplateActor(work.seed, work.stream_id)
+            actor = TemplateActor(work.seed, work.stream_id, work.shard)
         elif isinstance(work.seed, SystemState):
-            actor = SystemActor(work.stream_id, work.seed.version)
+            actor = SystemActor(work.stream_id, work.seed.version, work.shard)
         else:
             state = initial(work.stream_id, work.seed, work.correlation_id)
             actor = TaskActor(state, work.shard, work.seed.ref)

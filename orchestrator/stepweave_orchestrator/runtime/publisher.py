@@ -39,11 +39,13 @@ _OPEN, _CLOSE = b"[", b"]"
 class _Lane:
     """What one shard has to publish."""
 
-    __slots__ = ("backlog", "dispatching", "published", "task", "waiting")
+    __slots__ = ("backlog", "dispatching", "published", "retrying", "task", "waiting")
 
     def __init__(self, published: int) -> None:
         self.waiting: deque[Outgoing] = deque()
-        self.dispatching: list[asyncio.Future[Any]] = []
+        #: Dispatches without an acknowledgement; `retrying` are those that failed at first.
+        self.dispatching: set[asyncio.Future[Any]] = set()
+        self.retrying: set[asyncio.Future[Any]] = set()
         self.published = published
         #: Events taken and not acknowledged.
         self.backlog = 0
@@ -87,7 +89,7 @@ class Publisher:
             lane.waiting.clear()
             if lane.task is not None:
                 lane.task.cancel()
-            for future in lane.dispatching:
+            for future in (*lane.dispatching, *lane.retrying):
                 future.cancel()
 
     def published(self) -> dict[int, int]:
@@ -138,12 +140,27 @@ class Publisher:
 
     def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[DispatchMessage]) -> None:
         self._metrics.dispatched(len(orders))
-        known = [order for order in orders if self._streams.has_queue(order.namespace, order.queue)]
-        if len(known) < len(orders) or self._messages.full or not self._may_publish(shard):
+        known = all(self._streams.has_queue(order.namespace, order.queue) for order in orders)
+        if not known or self._messages.full or not self._may_publish(shard):
             # A queue that nobody has used yet, a long backlog, a lease in doubt: off the hot path.
-            lane.dispatching.append(asyncio.ensure_future(self._dispatch_later(shard, orders)))
+            self._retry(shard, lane, orders)
             return
-        lane.dispatching.append(self._messages.publish_all(_order_messages(known)))
+        future = self._messages.publish_all(_order_messages(orders))
+        lane.dispatching.add(future)
+
+        def done(finished: asyncio.Future[Any]) -> None:
+            lane.dispatching.discard(finished)
+            if not finished.cancelled() and finished.exception() is not None:
+                log.warning("dispatching again", error=str(finished.exception()), count=len(orders))
+                self._retry(shard, lane, orders)
+
+        future.add_done_callback(done)
+
+    def _retry(self, shard: int, lane: _Lane, orders: Sequence[DispatchMessage]) -> None:
+        if self._lanes.get(shard) is lane:
+            task = asyncio.ensure_future(self._dispatch_later(shard, orders))
+            lane.retrying.add(task)
+            task.add_done_callback(lane.retrying.discard)
 
     async def _dispatch_later(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
         attempt = 0
@@ -170,10 +187,10 @@ class Publisher:
         try:
             while lane.waiting:
                 events = [lane.waiting.popleft() for _ in range(min(len(lane.waiting), FLIGHT_EVENTS_MAX))]
-                dispatching, lane.dispatching = lane.dispatching, []
                 messages = self._pack(shard, events)
                 await self._deliver(shard, messages)
-                await self._await_dispatches(shard, events, dispatching)
+                while lane.dispatching or lane.retrying:
+                    await asyncio.wait((*lane.dispatching, *lane.retrying))
                 lane.published = events[-1].position
                 lane.backlog -= len(events)
                 self.backlog_events -= len(events)
@@ -197,21 +214,6 @@ class Publisher:
                 log.warning("publishing again", shard=shard, error=str(error), count=len(messages))
                 await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
                 attempt += 1
-
-    async def _await_dispatches(
-        self, shard: int, events: list[Outgoing], dispatching: list[asyncio.Future[Any]]
-    ) -> None:
-        """The dispatches of these events; those that failed at first go out again."""
-        failed = False
-        for future in dispatching:
-            try:
-                await future
-            except MessagingError:
-                failed = True
-        if failed:
-            await self._dispatch_later(
-                shard, [event.dispatch for event in events if event.dispatch is not None]
-            )
 
     def _pack(self, shard: int, events: list[Outgoing]) -> list[Message]:
         """The messages of one flight: packs for the log feed, single events for the signal feed."""

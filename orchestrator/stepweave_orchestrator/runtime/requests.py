@@ -91,6 +91,8 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
 
 OwnerRequest = Create | CreateSeveral | Get | Cancel | Results | Register
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
+#: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
+TASK_BYTES_MAX = 900 * 1024
 _ERROR_PREFIX = b'{"error":'
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
@@ -361,7 +363,10 @@ def _done(ending: Ending, stream_id: str) -> Done:
 def _answer_task(actor: Actor) -> bytes:
     if not isinstance(actor, TaskActor):
         return _NOT_A_TASK
-    return encode(task_response(actor.state))
+    answer = encode(task_response(actor.state))
+    if len(answer) > TASK_BYTES_MAX:
+        return encode(task_response(actor.state, with_steps=False))
+    return answer
 
 
 def _answer_results(actor: Actor, request: Results) -> bytes:

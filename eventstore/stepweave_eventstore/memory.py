@@ -1,0 +1,388 @@
+"""The event store in memory: for tests and for the test kit. It keeps the same promises, but for durability.
+
+Nothing here awaits, so every call is atomic within one event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, NoReturn
+
+from stepweave_schemas.identity import is_uuid
+from stepweave_schemas.mint import now_ms
+
+from .checks import (
+    INT_MAX,
+    check_append,
+    check_columns,
+    check_held,
+    check_limit,
+    check_page,
+    check_shard_count,
+)
+from .projection_rows import newest_rows, storable
+from .store import (
+    FINISHED_STATUSES,
+    GENESIS_HASH,
+    Append,
+    EventKey,
+    EventRecord,
+    EventStore,
+    ShardRow,
+    Snapshot,
+    StoreUnavailable,
+    TaskFilter,
+    TaskRow,
+    TemplateRow,
+    UnstorableEvent,
+    Wakeup,
+    WrongExpectedVersion,
+)
+
+_SMALLINT_MAX: Final = 2**15 - 1
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+class _Shard:
+    """One ledger."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.owner = ""
+        self.lease_until_ms = 0
+        self.published_position = 0
+        self.head_hash = GENESIS_HASH
+        #: The event at position n is at index n - 1.
+        self.events: list[EventRecord] = []
+        self.feed_incarnations: dict[str, str] = {}
+
+    def publish_to(self, position: int) -> None:
+        if position > len(self.events):
+            raise ValueError("the published position lies beyond the head of its shard")
+        self.published_position = max(self.published_position, position)
+
+
+class MemoryEventStore(EventStore):
+    """An event store that is gone with the process. `clock` gives the milliseconds that leases count in."""
+
+    def __init__(self, *, clock: Callable[[], int] = now_ms) -> None:
+        self._clock = clock
+        self._closed = False
+        self._shards: dict[int, _Shard] = {}
+        self._streams: dict[str, list[EventRecord]] = {}
+        self._events: dict[EventKey, EventRecord] = {}
+        self._wakeups: dict[str, Wakeup] = {}
+        self._alive_until_ms: dict[str, int] = {}
+        self._snapshots: dict[tuple[str, int], Snapshot] = {}
+        self._checkpoints: dict[int, int] = {}
+        self._tasks: dict[str, TaskRow] = {}
+        self._templates: dict[tuple[str, str, str], tuple[int, TemplateRow]] = {}
+
+    async def close(self) -> None:
+        """Refuse every further call. Idempotent."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    # -- installation and shards -----------------------------------------------------------------
+    async def initialise(self, shard_count: int) -> int:
+        """Create the shards of a new installation; return the shard count that is in force."""
+        self._check_open()
+        check_shard_count(shard_count)
+        if not self._shards:
+            self._shards = {shard: _Shard() for shard in range(shard_count)}
+        return len(self._shards)
+
+    def _row(self, number: int) -> ShardRow:
+        shard = self._shards[number]
+        return ShardRow(
+            number,
+            shard.epoch,
+            shard.owner,
+            shard.lease_until_ms - self._clock(),
+            len(shard.events),
+            shard.head_hash,
+            shard.published_position,
+        )
+
+    async def acquire_shards(self, owner: str, shards: Sequence[int], lease_ms: int) -> list[ShardRow]:
+        """Take those of `shards` that are free; each gets a new epoch."""
+        self._check_open()
+        taken = []
+        for number in sorted(self._shards.keys() & set(shards)):
+            shard = self._shards[number]
+            if shard.owner == "" or shard.lease_until_ms <= self._clock():
+                shard.epoch += 1
+                shard.owner = owner
+                shard.lease_until_ms = self._clock() + lease_ms
+                taken.append(self._row(number))
+        return taken
+
+    def _held(self, owner: str, epochs: dict[int, int], published: dict[int, int]) -> dict[int, _Shard]:
+        """The shards that `owner` holds at these epochs, with their published positions moved."""
+        self._check_open()
+        check_held(epochs, published)
+        held = {
+            number: shard
+            for number, epoch in epochs.items()
+            if (shard := self._shards.get(number)) and (shard.owner, shard.epoch) == (owner, epoch)
+        }
+        for number, shard in held.items():
+            shard.publish_to(published.get(number, 0))
+        return held
+
+    async def renew_shards(
+        self, owner: str, epochs: dict[int, int], lease_ms: int, published: dict[int, int]
+    ) -> set[int]:
+        """Extend the leases of shards still held at these epochs; return those extended."""
+        held = self._held(owner, epochs, published)
+        for shard in held.values():
+            shard.lease_until_ms = self._clock() + lease_ms
+        return set(held)
+
+    async def release_shards(self, owner: str, epochs: dict[int, int], published: dict[int, int]) -> None:
+        """Give up shards at once."""
+        for shard in self._held(owner, epochs, published).values():
+            shard.epoch += 1
+            shard.owner = ""
+            shard.lease_until_ms = self._clock()
+
+    async def shards(self) -> list[ShardRow]:
+        """All shard rows, ordered by shard."""
+        self._check_open()
+        return [self._row(number) for number in self._shards]
+
+    async def beat(self, owner: str, lease_ms: int) -> list[str]:
+        """Announce a live orchestrator process; return all that are alive, sorted."""
+        self._check_open()
+        self._alive_until_ms[owner] = self._clock() + lease_ms
+        self._alive_until_ms = {
+            name: until
+            for name, until in self._alive_until_ms.items()
+            if until > self._clock() or name == owner
+        }
+        return sorted(self._alive_until_ms)
+
+    async def retire(self, owner: str) -> None:
+        """Remove an orchestrator process from the list of live ones."""
+        self._check_open()
+        self._alive_until_ms.pop(owner, None)
+
+    async def feed_incarnations(self, shard: int) -> dict[str, str]:
+        """The JetStream streams that this shard was last published to."""
+        self._check_open()
+        return dict(self._shards[shard].feed_incarnations) if shard in self._shards else {}
+
+    async def set_feed_incarnations(self, shard: int, epoch: int, streams: dict[str, str]) -> None:
+        """Replace what `feed_incarnations` returns; does nothing at a stale epoch."""
+        self._check_open()
+        kept = self._shards.get(shard)
+        if kept is not None and kept.epoch == epoch:
+            kept.feed_incarnations = dict(streams)
+
+    # -- the ledger ------------------------------------------------------------------------------
+    async def append(self, append: Append) -> set[int]:
+        """Append; return the shards whose epoch and head matched."""
+        self._check_open()
+        check_append(append)
+        for event in append.events:
+            _check_storable(event)
+        check_columns(
+            [event.task_id for event in append.events] + [wakeup.task_id for wakeup in append.wakeups],
+            [event.recorded_at_ms for event in append.events]
+            + [wakeup.wake_at_ms for wakeup in append.wakeups if wakeup.wake_at_ms is not None],
+            [event.data for event in append.events],
+        )
+        moved = {
+            wanted.shard
+            for wanted in append.shards
+            if (shard := self._shards.get(wanted.shard))
+            and (shard.epoch, len(shard.events)) == (wanted.epoch, wanted.expected_position)
+        }
+        events = [event for event in append.events if event.shard in moved]
+        self._check_versions(events)
+        for event in events:
+            self._shards[event.shard].events.append(event)
+            self._events[event.task_id, event.version] = event
+            insort(self._streams.setdefault(event.task_id, []), event, key=_version)
+        for wanted in append.shards:
+            if wanted.shard in moved:
+                self._shards[wanted.shard].head_hash = wanted.new_hash
+                self._shards[wanted.shard].publish_to(wanted.published_position)
+        for wakeup in append.wakeups:
+            if wakeup.shard in moved:
+                if wakeup.wake_at_ms is None:
+                    self._wakeups.pop(wakeup.task_id, None)
+                else:
+                    self._wakeups[wakeup.task_id] = wakeup
+        return moved
+
+    def _check_versions(self, events: Sequence[EventRecord]) -> None:
+        new: set[EventKey] = set()
+        conflicts: set[str] = set()
+        for event in events:
+            key = (event.task_id, event.version)
+            if key in new or key in self._events:
+                conflicts.add(event.task_id)
+            new.add(key)
+        if conflicts:
+            raise WrongExpectedVersion(sorted(conflicts))
+
+    async def read_stream(
+        self, task_id: str, *, from_version: int = 1, to_version: int | None = None, limit: int = 100_000
+    ) -> list[EventRecord]:
+        """The events of one stream in order of version, both bounds included."""
+        self._check_open()
+        check_limit(limit)
+        stream = self._streams.get(task_id, [])
+        first = bisect_left(stream, from_version, key=_version)
+        last = bisect_right(stream, INT_MAX if to_version is None else to_version, key=_version)
+        return stream[first : min(last, first + limit)]
+
+    async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
+        """The whole streams of several tasks; absent ones are left out."""
+        self._check_open()
+        return {task_id: list(self._streams[task_id]) for task_id in task_ids if task_id in self._streams}
+
+    async def read_shard(
+        self, shard: int, *, after_position: int = 0, limit: int = 1_000
+    ) -> list[EventRecord]:
+        """The events of one shard in order of position, those after `after_position`."""
+        self._check_open()
+        check_limit(limit)
+        events = self._shards[shard].events if shard in self._shards else []
+        return events[max(0, after_position) : max(0, after_position) + limit]
+
+    async def locate(self, keys: Sequence[EventKey]) -> dict[EventKey, tuple[int, int]]:
+        """Where single events stand: their `(shard, position)`."""
+        self._check_open()
+        return {key: (event.shard, event.position) for key in keys if (event := self._events.get(key))}
+
+    async def wakeups(self, shard: int) -> list[Wakeup]:
+        """Every wake-up of the shard, the earliest first."""
+        self._check_open()
+        found = [wakeup for wakeup in self._wakeups.values() if wakeup.shard == shard]
+        return sorted(found, key=lambda wakeup: (wakeup.wake_at_ms or 0, wakeup.task_id))
+
+    # -- snapshots -------------------------------------------------------------------------------
+    async def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot where it is newer than the one kept."""
+        self._check_open()
+        if not is_uuid(snapshot.task_id):
+            raise UnstorableEvent(f"{snapshot.task_id!r} is not a task id")
+        key = (snapshot.task_id, snapshot.format)
+        kept = self._snapshots.get(key)
+        if kept is None or kept.version < snapshot.version:
+            self._snapshots[key] = snapshot
+
+    async def load_snapshot(
+        self, task_id: str, *, format: int, to_version: int | None = None
+    ) -> Snapshot | None:
+        """The snapshot of that format, if there is one (and its version is at most `to_version`)."""
+        self._check_open()
+        kept = self._snapshots.get((task_id, format))
+        return None if kept is None or (to_version is not None and kept.version > to_version) else kept
+
+    # -- projections -----------------------------------------------------------------------------
+    async def project(
+        self,
+        *,
+        shard: int,
+        position: int,
+        tasks: Sequence[TaskRow] = (),
+        templates: Sequence[TemplateRow] = (),
+    ) -> None:
+        """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
+        self._check_open()
+        for task in newest_rows(tasks):
+            kept = self._tasks.get(task.task_id)
+            if kept is None or kept.version <= task.version:
+                self._tasks[task.task_id] = storable(task)
+        for template in map(storable, templates):
+            self._templates[template.namespace, template.name, template.version] = (shard, template)
+        self._checkpoints[shard] = max(self._checkpoints.get(shard, 0), position)
+
+    async def projected_position(self, shard: int) -> int:
+        """The checkpoint of the shard's projections; 0 where there is none."""
+        self._check_open()
+        return self._checkpoints.get(shard, 0)
+
+    async def reset_projections(self, shard: int | None = None) -> None:
+        """Empty the projections of a shard (or of all) and set the checkpoint to 0, for a rebuild."""
+        self._check_open()
+        if shard is None:
+            self._tasks, self._templates, self._checkpoints = {}, {}, {}
+            return
+        self._tasks = {key: row for key, row in self._tasks.items() if row.shard != shard}
+        self._templates = {key: row for key, row in self._templates.items() if row[0] != shard}
+        self._checkpoints.pop(shard, None)
+
+    async def list_tasks(self, filter: TaskFilter) -> tuple[list[TaskRow], int]:
+        """One page of tasks, newest first, and how many match in all."""
+        self._check_open()
+        check_page(filter)
+        found = [row for row in self._tasks.values() if _matches(row, filter)]
+        found.sort(key=lambda row: (row.created_at_ms, row.task_id), reverse=True)
+        return found[filter.offset : filter.offset + filter.limit], len(found)
+
+    async def unfinished_tasks(self, shard: int) -> list[str]:
+        """Ids of the shard's tasks that the projection does not show as finished, the oldest first."""
+        self._check_open()
+        found = [
+            row for row in self._tasks.values() if row.shard == shard and row.status not in FINISHED_STATUSES
+        ]
+        return [row.task_id for row in sorted(found, key=lambda row: (row.created_at_ms, row.task_id))]
+
+    async def list_templates(self, namespace: str | None = None) -> list[TemplateRow]:
+        """All template versions, ordered by namespace, name and registration."""
+        self._check_open()
+        found = [row for _, row in self._templates.values() if namespace in (None, row.namespace)]
+        return sorted(found, key=lambda row: (row.namespace, row.name, row.registered_at_ms, row.version))
+
+    async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
+        """Every event of the shard in order of position."""
+        check_limit(batch_size)
+        position = 0
+        while batch := await self.read_shard(shard, after_position=position, limit=batch_size):
+            for event in batch:
+                yield event
+            position = batch[-1].position
+
+
+def _version(event: EventRecord) -> int:
+    return event.version
+
+
+def _matches(row: TaskRow, filter: TaskFilter) -> bool:
+    return (
+        filter.namespace in (None, row.namespace)
+        and filter.name in (None, row.name)
+        and (not filter.statuses or row.status in filter.statuses)
+        and filter.initiator in (None, row.initiator)
+        and filter.source_system in (None, row.source_system)
+        and (filter.tag is None or filter.tag in row.tags)
+        and filter.correlation_id in (None, row.correlation_id)
+    )
+
+
+def _check_storable(event: EventRecord) -> None:
+    """Refuse what PostgreSQL's columns would refuse."""
+    for text in (event.type, event.correlation_id, event.causation_id, event.actor):
+        if _UNSTORABLE.search(text):
+            raise UnstorableEvent("a text holds NUL or half a surrogate pair")
+    if not 1 <= event.version <= INT_MAX or not -_SMALLINT_MAX <= event.schema_version <= _SMALLINT_MAX:
+        raise UnstorableEvent("a version does not fit its column")
+    try:
+        event.data.encode()
+        json.loads(event.data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UnstorableEvent(f"the data is not JSON that can be stored: {error}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

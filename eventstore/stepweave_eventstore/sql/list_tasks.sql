@@ -1,0 +1,21 @@
+-- list_tasks: one page of tasks, newest first. $1–$7 restrict (null, or an empty array, does not), $8 is the
+-- size of the page, $9 the number of tasks before it. Planned anew for each call, so that absent filters cost
+-- nothing. Keep the conditions the same as in count_tasks.
+SELECT
+    task_id::text, shard, version, namespace, name, template_version, status, priority,
+    initiator, source_system, reason, tags, correlation_id, parent_correlation_id,
+    stepweave.to_ms(created_at), stepweave.to_ms(updated_at), stepweave.to_ms(completed_at),
+    total_steps, completed_steps, failed_steps, error_message
+FROM stepweave.tasks AS t
+WHERE ($1::text IS NULL OR (stepweave.index_key(namespace) = left($1, 200) AND namespace = $1))
+    AND ($2::text IS NULL OR (stepweave.index_key(name) = left($2, 200) AND name = $2))
+    AND ($3::text[] = '{}' OR status = ANY ($3))
+    AND ($4::text IS NULL OR (stepweave.index_key(initiator) = left($4, 200) AND initiator = $4))
+    AND ($5::text IS NULL OR (stepweave.index_key(source_system) = left($5, 200) AND source_system = $5))
+    AND (
+        $6::text IS NULL
+        OR (tags <> '{}' AND stepweave.index_keys(tags) @> ARRAY[left($6, 200)] AND tags @> ARRAY[$6])
+    )
+    AND ($7::text IS NULL OR (stepweave.index_key(correlation_id) = left($7, 200) AND correlation_id = $7))
+ORDER BY t.created_at DESC, t.task_id DESC
+LIMIT $8 OFFSET $9

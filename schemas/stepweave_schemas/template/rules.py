@@ -1,0 +1,334 @@
+"""The rules between the steps of a template.
+
+They look at the canonical dict, not at the model, so that they speak up even where a value elsewhere is wrong:
+one check finds everything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .graph import cycles_of, dependents_of
+from .model import ALL_STEPS, CHILD_TASK_HANDLER, SIGNAL_HANDLER
+from .problems import did_you_mean, excerpt
+from .reading import Location, Reading
+
+#: Misspelled step names for which the nearest name is looked up, and how many names are compared.
+_SUGGESTIONS_MAX: Final = 50
+_COMPARED_MAX: Final = 2_000
+#: Steps of a cycle that a message names.
+_CYCLE_STEPS_SHOWN: Final = 20
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step as far as it could be read."""
+
+    number: int
+    name: str
+    type: str
+    dependencies: list[tuple[int, str]]
+    data: dict[str, Any]
+
+
+def complete_handlers(data: dict[str, Any]) -> None:
+    """Give steps that run no handler (they wait for a signal or a child task) their built-in one."""
+    for step in _dicts(data.get("steps")):
+        if "handler" not in step and isinstance(step.get("wait_for_signal"), dict):
+            step["handler"] = {"callable": SIGNAL_HANDLER}
+        elif "handler" not in step and isinstance(step.get("child_task"), dict):
+            step["handler"] = {"callable": CHILD_TASK_HANDLER}
+
+
+def note_broken_rules(reading: Reading) -> None:
+    """Add a problem for each rule between steps that the document breaks."""
+    if reading.data is not None:
+        _Rules(reading, reading.data).check()
+
+
+class _Rules:
+    def __init__(self, reading: Reading, data: dict[str, Any]) -> None:
+        self._reading = reading
+        self._data = data
+        self._steps = [_step(number, step) for number, step in _numbered(data.get("steps"))]
+        self._by_name: dict[str, _Step] = {}
+        self._suggested = 0
+
+    def check(self) -> None:
+        self._names()
+        parents = self._dependencies()
+        self._cycles(parents)
+        self._orphans(parents)
+        dependents = dependents_of(parents)
+        self._decisions(dependents)
+        self._batches(parents, dependents)
+        self._waiting_steps()
+        self._compensations()
+        self._environments()
+
+    def _note(
+        self,
+        code: str,
+        message: str,
+        location: Location,
+        *,
+        warning: bool = False,
+        hint: str | None = None,
+    ) -> None:
+        place = self._reading.place(location)
+        self._reading.problems.add(
+            code,
+            message,
+            path=place.path,
+            line=place.line,
+            severity="warning" if warning else "error",
+            hint=hint,
+        )
+
+    def _suggest(self, name: str) -> str | None:
+        """The nearest step name; for the first misspellings only, for each costs a look at all names."""
+        self._suggested += 1
+        if self._suggested > _SUGGESTIONS_MAX:
+            return None
+        known = list(self._by_name)[:_COMPARED_MAX]
+        return did_you_mean(name, known)
+
+    # -- the graph ---------------------------------------------------------------------------------
+
+    def _names(self) -> None:
+        for step in self._steps:
+            if not step.name:
+                continue
+            location = ("steps", step.number, "name")
+            first = self._by_name.setdefault(step.name, step)
+            if first is not step:
+                line = self._reading.place(("steps", first.number, "name")).line
+                self._note(
+                    "DUPLICATE_STEP_NAME",
+                    f"{excerpt(step.name)} is the name of another step, on line {line}",
+                    location,
+                    hint="give each step its own name",
+                )
+            if step.name == ALL_STEPS:
+                self._note("BAD_VALUE", f"{ALL_STEPS!r} stands for every step in `environments`", location)
+
+    def _dependencies(self) -> list[list[int]]:
+        """The numbers of each step's dependencies, as far as they exist."""
+        order = {id(step): position for position, step in enumerate(self._steps)}
+        parents: list[list[int]] = []
+        for step in self._steps:
+            own: dict[int, None] = {}
+            seen: set[str] = set()
+            for number, name in step.dependencies:
+                location = ("steps", step.number, "dependencies", number)
+                target = self._by_name.get(name)
+                if name in seen:
+                    self._note("BAD_VALUE", f"{excerpt(name)} is named twice", location, hint="keep one")
+                elif name == step.name:
+                    self._note("SELF_DEPENDENCY", f"{excerpt(name)} depends on itself", location)
+                elif target is None:
+                    self._note(
+                        "MISSING_DEP_REF",
+                        f"no step is called {excerpt(name)}",
+                        location,
+                        hint=self._suggest(name),
+                    )
+                else:
+                    own[order[id(target)]] = None
+                seen.add(name)
+            parents.append(list(own))
+        return parents
+
+    def _cycles(self, parents: list[list[int]]) -> None:
+        for cycle in cycles_of(parents):
+            names = [self._steps[number].name for number in cycle]
+            names.append(names[0])
+            cut = len(names) - _CYCLE_STEPS_SHOWN
+            if cut > 1:
+                names[_CYCLE_STEPS_SHOWN // 2 : -(_CYCLE_STEPS_SHOWN // 2)] = [f"… {cut} more …"]
+            # The edge that closes the cycle stands with its first step.
+            self._note(
+                "CYCLE_DETECTED",
+                f"these steps wait for each other: {' -> '.join(names)}",
+                ("steps", self._steps[cycle[0]].number, "dependencies"),
+                hint="take one of these dependencies out",
+            )
+
+    def _orphans(self, parents: list[list[int]]) -> None:
+        if len(self._steps) < 2:
+            return
+        linked = {parent for own in parents for parent in own}
+        for position, step in enumerate(self._steps):
+            if position not in linked and not step.dependencies:
+                self._note(
+                    "ORPHAN_STEP",
+                    "the step depends on no other and no other depends on it",
+                    ("steps", step.number),
+                    warning=True,
+                )
+
+    # -- steps that create steps -------------------------------------------------------------------
+
+    def _decisions(self, dependents: list[list[int]]) -> None:
+        sources = [
+            position for position, step in enumerate(self._steps) if step.type in ("decision", "batchable")
+        ]
+        behind = _reachable(sources, dependents)
+        for position, step in enumerate(self._steps):
+            if step.type == "decision" and not dependents[position]:
+                self._note(
+                    "DECISION_TARGET_INVALID",
+                    "no step depends on this decision, so there is nothing that it could create",
+                    ("steps", step.number),
+                    hint="let its branches depend on it",
+                )
+            elif step.type == "deferred_convergence" and position not in behind:
+                self._note(
+                    "DECISION_TARGET_INVALID",
+                    "no decision or batch comes before this convergence; it runs like a standard step",
+                    ("steps", step.number, "type"),
+                    warning=True,
+                )
+
+    def _batches(self, parents: list[list[int]], dependents: list[list[int]]) -> None:
+        for position, step in enumerate(self._steps):
+            if step.type == "batchable":
+                self._batchable(step, [self._steps[number] for number in dependents[position]])
+                continue
+            if step.type == "batch_worker" and not any(
+                self._steps[number].type == "batchable" for number in parents[position]
+            ):
+                self._note(
+                    "BATCH_WORKER_MISSING",
+                    "a batch worker depends on the batchable step whose batches it runs; this one does not",
+                    ("steps", step.number),
+                )
+            if "batch_config" in step.data:
+                self._note(
+                    "BAD_VALUE",
+                    "only a batchable step has a batch_config",
+                    ("steps", step.number, "batch_config"),
+                    hint="add `type: batchable`",
+                )
+
+    def _batchable(self, step: _Step, followers: list[_Step]) -> None:
+        config = step.data.get("batch_config")
+        named = config.get("worker_template") if isinstance(config, dict) else None
+        workers = [each.name for each in followers if each.type == "batch_worker"]
+        if isinstance(named, str) and named not in workers:
+            self._note(
+                "BATCH_WORKER_MISSING",
+                f"{excerpt(named)} is no batch_worker step that depends on {excerpt(step.name)}",
+                ("steps", step.number, "batch_config", "worker_template"),
+                hint=did_you_mean(named, workers[:_COMPARED_MAX]),
+            )
+        elif named is None and not workers:
+            self._note(
+                "BATCH_WORKER_MISSING",
+                "no step of type batch_worker depends on this batchable step",
+                ("steps", step.number),
+            )
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def _waiting_steps(self) -> None:
+        for step in self._steps:
+            waits = [key for key in ("wait_for_signal", "child_task") if key in step.data]
+            if len(waits) == 2:
+                self._note(
+                    "BAD_VALUE",
+                    "a step waits for a signal or for a child task, not for both",
+                    ("steps", step.number, "child_task"),
+                )
+            if waits and step.type != "standard":
+                self._note(
+                    "BAD_VALUE",
+                    f"a step with {waits[0]} has the type standard, not {excerpt(step.type)}",
+                    ("steps", step.number, "type"),
+                )
+            handler = step.data.get("handler")
+            name = handler.get("callable") if isinstance(handler, dict) else None
+            if waits and name not in (None, SIGNAL_HANDLER, CHILD_TASK_HANDLER):
+                self._note(
+                    "IGNORED_KEY",
+                    f"a step with {waits[0]} runs no handler",
+                    ("steps", step.number, "handler"),
+                    warning=True,
+                    hint="take the handler out",
+                )
+
+    def _compensations(self) -> None:
+        if any("compensation" in step.data for step in self._steps):
+            return
+        places: list[tuple[Any, Location]] = [(self._data.get("on_failure"), ("on_failure",))]
+        places += [
+            (override.get("on_failure"), ("environments", name, "on_failure"))
+            for name, override in _items(self._data.get("environments"))
+        ]
+        for value, location in places:
+            if value == "compensate":
+                self._note(
+                    "COMPENSATION_INVALID",
+                    "no step declares a compensation, so there is nothing to run",
+                    location,
+                    hint="add `compensation: {handler: NAME}` to the steps that can be undone",
+                )
+
+    def _environments(self) -> None:
+        for environment, override in _items(self._data.get("environments")):
+            for number, change in _numbered(override.get("steps")):
+                name = change.get("name")
+                if isinstance(name, str) and name != ALL_STEPS and name not in self._by_name:
+                    self._note(
+                        "MISSING_DEP_REF",
+                        f"no step is called {excerpt(name)}",
+                        ("environments", environment, "steps", number, "name"),
+                        hint=self._suggest(name),
+                    )
+
+
+def _step(number: int, data: dict[str, Any]) -> _Step:
+    name = data.get("name")
+    kind = data.get("type", "standard")
+    dependencies = data.get("dependencies")
+    return _Step(
+        number=number,
+        name=name if isinstance(name, str) else "",
+        type=kind if isinstance(kind, str) else "",
+        dependencies=[
+            (position, each)
+            for position, each in enumerate(dependencies if isinstance(dependencies, list) else [])
+            if isinstance(each, str)
+        ],
+        data=data,
+    )
+
+
+def _reachable(sources: list[int], dependents: list[list[int]]) -> set[int]:
+    """Every step behind one of `sources`."""
+    found: set[int] = set()
+    queue = deque(sources)
+    while queue:
+        for dependent in dependents[queue.popleft()]:
+            if dependent not in found:
+                found.add(dependent)
+                queue.append(dependent)
+    return found
+
+
+def _numbered(value: object) -> list[tuple[int, dict[str, Any]]]:
+    if not isinstance(value, list):
+        return []
+    return [(number, item) for number, item in enumerate(value) if isinstance(item, dict)]
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [item for _, item in _numbered(value)]
+
+
+def _items(value: object) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(value, dict):
+        return []
+    return [(name, item) for name, item in value.items() if isinstance(item, dict)]

@@ -1,0 +1,133 @@
+"""Stores to test, and a writer that makes appends as an orchestrator does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
+import pytest
+
+from stepweave_eventstore.hash_chain import canonical_bytes, next_hash
+from stepweave_eventstore.memory import MemoryEventStore
+from stepweave_eventstore.migrate import migrate
+from stepweave_eventstore.postgres import PostgresEventStore
+from stepweave_eventstore.store import Append, EventRecord, EventStore, ShardAppend, ShardRow, Wakeup
+from stepweave_schemas.mint import uuid7
+
+LEASE_MS = 60_000
+NOON_MS = 1_767_268_800_123
+
+
+class Writer:
+    """Holds shards of a store and builds appends on top of the heads that it believes in."""
+
+    def __init__(self, store: EventStore, owner: str = "writer") -> None:
+        self.store = store
+        self.owner = owner
+        self.rows: dict[int, ShardRow] = {}
+
+    async def take(self, *shards: int) -> Writer:
+        taken = await self.store.acquire_shards(self.owner, shards, LEASE_MS)
+        assert [row.shard for row in taken] == sorted(shards)
+        self.rows.update({row.shard: row for row in taken})
+        return self
+
+    def event(self, task_id: str, version: int = 1, *, shard: int = 0, **changes: object) -> EventRecord:
+        """An event that is not placed yet: `build` gives it its position and hash."""
+        event = EventRecord(
+            shard,
+            0,
+            task_id,
+            version,
+            "step.completed",
+            1,
+            NOON_MS + version,
+            "correlation",
+            "cause",
+            "worker:w1",
+            f'{{"version": {version}}}',
+            b"",
+        )
+        return msgspec.structs.replace(event, **changes)
+
+    def build(self, events: Sequence[EventRecord] = (), wakeups: Sequence[Wakeup] = ()) -> Append:
+        """The append of these events after the heads of their shards."""
+        heads = {
+            shard: (self.rows[shard].head_position, self.rows[shard].head_hash)
+            for shard in {event.shard for event in events} | {wakeup.shard for wakeup in wakeups}
+        }
+        placed = []
+        for event in events:
+            position, digest = heads[event.shard]
+            event = msgspec.structs.replace(event, position=position + 1)
+            try:
+                digest = next_hash(digest, canonical_bytes(event))
+            except (UnicodeEncodeError, ValueError, OverflowError, OSError):
+                digest = bytes(31) + b"!"  # content that cannot be stored can often not be hashed either
+            placed.append(msgspec.structs.replace(event, hash=digest))
+            heads[event.shard] = (position + 1, digest)
+        shards = [
+            ShardAppend(shard, self.rows[shard].epoch, self.rows[shard].head_position, position, digest)
+            for shard, (position, digest) in heads.items()
+        ]
+        return Append(shards, placed, wakeups)
+
+    def committed(self, append: Append) -> None:
+        """Believe in the heads that the append leaves."""
+        for shard in append.shards:
+            self.rows[shard.shard] = msgspec.structs.replace(
+                self.rows[shard.shard], head_position=shard.new_position, head_hash=shard.new_hash
+            )
+
+    async def write(self, *events: EventRecord, wakeups: Sequence[Wakeup] = ()) -> list[EventRecord]:
+        """Append events and expect success; returns them as they were stored."""
+        append = self.build(events, wakeups)
+        assert await self.store.append(append) == {shard.shard for shard in append.shards}
+        self.committed(append)
+        return list(append.events)
+
+    async def fill(self, count: int, *, shard: int = 0, streams: int = 3) -> list[EventRecord]:
+        """Append `count` events to a shard, of a few streams by turns, ten in an append."""
+        task_ids = [uuid7() for _ in range(streams)]
+        written = []
+        for first in range(0, count, 10):
+            numbers = range(first, min(first + 10, count))
+            events = [self.event(task_ids[n % streams], n // streams + 1, shard=shard) for n in numbers]
+            written += await self.write(*events)
+        return written
+
+
+@pytest.fixture
+def writer_of() -> Callable[..., Writer]:
+    """Makes writers: `writer_of(store, owner)`."""
+    return Writer
+
+
+@pytest.fixture
+async def postgres_store(database_url: str) -> AsyncIterator[PostgresEventStore]:
+    await migrate(database_url)
+    store = await PostgresEventStore.connect(database_url)
+    assert await store.initialise(4) == 4
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def memory_store() -> AsyncIterator[MemoryEventStore]:
+    store = MemoryEventStore()
+    assert await store.initialise(4) == 4
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def store(request: pytest.FixtureRequest) -> EventStore:
+    """A store with four shards, each kind in turn."""
+    made: EventStore = request.getfixturevalue(f"{request.param}_store")
+    return made
+
+
+@pytest.fixture
+async def writer(store: EventStore) -> Writer:
+    """A writer that holds the shards 0 and 1."""
+    return await Writer(store).take(0, 1)

@@ -1,0 +1,212 @@
+"""The projections of every event store: what lists and searches read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stepweave_eventstore.store import EventStore, TaskFilter, TaskRow, TemplateRow
+
+NOON_MS = 1_767_268_800_123
+A, B, C = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "abc")
+
+
+def task(task_id: str, **changes: Any) -> TaskRow:
+    row = TaskRow(
+        task_id=task_id,
+        shard=0,
+        version=1,
+        namespace="payments",
+        name="checkout",
+        template_version="1.0.0",
+        status="steps_in_process",
+        priority=-3,
+        initiator="shop",
+        source_system="web",
+        reason="an order",
+        tags=("gold", "eu"),
+        correlation_id="order-1",
+        parent_correlation_id=None,
+        created_at_ms=NOON_MS,
+        updated_at_ms=NOON_MS + 1,
+        completed_at_ms=None,
+        total_steps=5,
+        completed_steps=2,
+        failed_steps=0,
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+def template(version: str, **changes: Any) -> TemplateRow:
+    row = TemplateRow(
+        namespace="payments",
+        name="checkout",
+        version=version,
+        hash="sha256:00",
+        description="",
+        total_steps=5,
+        registered_at_ms=NOON_MS,
+        registered_by="somebody",
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+async def ids(store: EventStore, **conditions: Any) -> list[str]:
+    rows, total = await store.list_tasks(TaskFilter(**conditions))
+    assert total == len(rows)
+    return [row.task_id for row in rows]
+
+
+async def test_a_row_is_shown_as_it_was_given(store: EventStore) -> None:
+    full = task(
+        A,
+        status="error",
+        completed_at_ms=NOON_MS + 2,
+        parent_correlation_id="parent",
+        error_message="card declined",
+        tags=(),
+    )
+    await store.project(shard=0, position=7, tasks=[full, task(B, shard=2, created_at_ms=NOON_MS - 1)])
+    rows, total = await store.list_tasks(TaskFilter())
+    assert (rows, total) == ([full, task(B, shard=2, created_at_ms=NOON_MS - 1)], 2)
+
+
+async def test_a_row_never_goes_back_to_an_older_version(store: EventStore) -> None:
+    await store.project(shard=0, position=1, tasks=[task(A, version=5, status="complete")])
+    await store.project(shard=0, position=2, tasks=[task(A, version=4, status="pending")])
+    assert [row.status for row in (await store.list_tasks(TaskFilter()))[0]] == ["complete"]
+    await store.project(shard=0, position=2, tasks=[task(A, version=5, status="error")])
+    assert [row.status for row in (await store.list_tasks(TaskFilter()))[0]] == ["error"]
+    # Several rows of one task in one call: the newest counts.
+    versions = [task(A, version=7, reason="seven"), task(A, version=9, reason="nine"), task(A, version=8)]
+    await store.project(shard=0, position=3, tasks=versions)
+    assert [row.reason for row in (await store.list_tasks(TaskFilter()))[0]] == ["nine"]
+
+
+async def test_the_checkpoint_moves_with_the_rows_and_only_forward(store: EventStore) -> None:
+    assert await store.projected_position(0) == 0
+    await store.project(shard=0, position=10)
+    await store.project(shard=0, position=4, tasks=[task(A)])
+    await store.project(shard=1, position=3)
+    assert [await store.projected_position(shard) for shard in range(3)] == [10, 3, 0]
+
+
+async def test_every_filter_restricts(store: EventStore) -> None:
+    other = {
+        "namespace": "shipping",
+        "name": "parcel",
+        "status": "complete",
+        "initiator": "clerk",
+        "source_system": "desk",
+        "tags": ("eu", "x" * 5_000),
+        "correlation_id": "order-2",
+    }
+    await store.project(
+        shard=0, position=1, tasks=[task(A), task(B, **other), task(C, tags=(), created_at_ms=1)]
+    )
+    assert await ids(store) == [B, A, C]
+    assert await ids(store, namespace="payments") == [A, C]
+    assert await ids(store, name="parcel") == [B]
+    assert await ids(store, statuses=["complete"]) == [B]
+    assert await ids(store, statuses=["complete", "steps_in_process", "?"]) == [B, A, C]
+    assert await ids(store, initiator="clerk") == [B]
+    assert await ids(store, source_system="web") == [A, C]
+    assert await ids(store, tag="eu") == [B, A]
+    assert await ids(store, tag="gold") == [A]
+    assert await ids(store, tag="x" * 5_000) == [B]
+    assert await ids(store, tag="x" * 4_999) == []
+    assert await ids(store, correlation_id="order-2") == [B]
+    assert await ids(store, namespace="payments", tag="eu", initiator="shop") == [A]
+    for nothing in ("", "Payments", "\x00", "half \ud83d"):
+        assert await ids(store, namespace=nothing) == await ids(store, tag=nothing) == []
+
+
+async def test_pages_cover_everything_once_newest_first(store: EventStore) -> None:
+    rows = [task(f"0190b7a2-0000-7000-8000-{n:012x}", created_at_ms=NOON_MS + n // 3) for n in range(25)]
+    await store.project(shard=0, position=1, tasks=rows)
+    seen: list[str] = []
+    for offset in range(0, 40, 10):
+        page, total = await store.list_tasks(TaskFilter(namespace="payments", limit=10, offset=offset))
+        assert total == 25
+        seen += [row.task_id for row in page]
+    assert seen == [row.task_id for row in reversed(rows)]
+
+
+@pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 1001}, {"offset": -1}, {"offset": 2**31}])
+async def test_a_page_out_of_range_is_refused(store: EventStore, page: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        await store.list_tasks(TaskFilter(**page))
+
+
+async def test_no_text_from_outside_stops_a_projection(store: EventStore) -> None:
+    long = "x" * 100_000
+    nasty = task(
+        A,
+        error_message="NUL \x00, half \ud83d, \\u0000 as text",
+        tags=("\x00", long),
+        reason='quo"te',
+        initiator=long,
+        source_system=long,
+        correlation_id=long,
+    )
+    await store.project(shard=0, position=1, tasks=[nasty, task(B)])
+    [_, shown], _ = await store.list_tasks(TaskFilter())
+    assert shown == msgspec.structs.replace(
+        nasty, error_message="NUL \ufffd, half \ufffd, \\u0000 as text", tags=("\ufffd", long)
+    )
+    assert await ids(store, initiator=long, correlation_id=long, tag=long) == [A]
+    assert await ids(store, initiator=long[:-1]) == []
+    await store.project(shard=0, position=2, templates=[template("1.0.0", description="\x00")])
+    assert [row.description for row in await store.list_templates()] == ["\ufffd"]
+
+
+async def test_unfinished_tasks_of_a_shard(store: EventStore) -> None:
+    finished = ["complete", "error", "cancelled", "resolved_manually"]
+    rows = [
+        task(f"0190b7a2-0000-7000-8000-{n:012x}", status=status, created_at_ms=NOON_MS - n)
+        for n, status in enumerate([*finished, "pending", "blocked_by_failures", "paused"])
+    ]
+    await store.project(shard=0, position=1, tasks=[*rows, task(A, shard=1)])
+    assert await store.unfinished_tasks(0) == [row.task_id for row in reversed(rows[4:])]
+    assert await store.unfinished_tasks(1) == [A]
+    assert await store.unfinished_tasks(2) == []
+
+
+async def test_templates_are_listed_in_order_of_registration(store: EventStore) -> None:
+    rows = [
+        template("2.0.0", registered_at_ms=NOON_MS + 1),
+        template("1.0.0", registered_at_ms=NOON_MS),
+        template("1.0.0", name="Zebra"),
+        template("1.0.0", namespace="a"),
+    ]
+    await store.project(shard=1, position=1, templates=rows)
+    assert await store.list_templates() == [rows[3], rows[2], rows[1], rows[0]]
+    assert await store.list_templates("a") == [rows[3]]
+    assert await store.list_templates("\x00") == await store.list_templates("none") == []
+    changed = [template("1.0.0", description="old"), template("1.0.0", description="new")]
+    await store.project(shard=1, position=2, templates=changed)
+    assert [row.description for row in await store.list_templates("payments")] == ["", "new", ""]
+
+
+async def test_projections_can_be_emptied_and_rebuilt(store: EventStore) -> None:
+    async def fill() -> None:
+        await store.project(shard=0, position=5, tasks=[task(A)], templates=[template("1.0.0")])
+        await store.project(shard=1, position=6, tasks=[task(B, shard=1)], templates=[template("2.0.0")])
+
+    async def shown() -> tuple[list[str], list[str], list[int]]:
+        templates = [row.version for row in await store.list_templates()]
+        return await ids(store), templates, [await store.projected_position(shard) for shard in (0, 1)]
+
+    whole = ([B, A], ["1.0.0", "2.0.0"], [5, 6])
+    await fill()
+    assert await shown() == whole
+    await store.reset_projections(1)
+    assert await shown() == ([A], ["1.0.0"], [5, 0])
+    await fill()
+    assert await shown() == whole
+    await store.reset_projections()
+    assert await shown() == ([], [], [0, 0])
+    await fill()
+    assert await shown() == whole

@@ -1,0 +1,256 @@
+"""One or more real messages for every schema document."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from stepweave_schemas import api, events, result
+from stepweave_schemas.dispatch import Dispatch
+from stepweave_schemas.envelope import Envelope, timestamp
+from stepweave_schemas.identity import step_uuid
+
+TASK_ID: Final = "0198c0de-0000-7000-8000-000000000001"
+STEP_UUID: Final = step_uuid(TASK_ID, "greet")
+CONTEXT: Final = msgspec.Raw(b'{"name": "Ada", "tags": [1, null]}')
+
+_REF = events.TemplateRef(namespace="default", name="greeting", version="1.0.0", hash="sha256:00ff")
+_STEP: Final[dict[str, Any]] = {"step_name": "greet", "step_uuid": STEP_UUID, "attempt": 1}
+_TASK: Final[dict[str, Any]] = {"task_name": "greeting", "namespace": "default"}
+_FAULT: Final[dict[str, Any]] = {"error_type": "handler_error", "error_message": "boom", "worker_id": "w-1"}
+
+EVENTS: Final[list[events.Event]] = [
+    events.TaskCreated(template=_REF, context=CONTEXT, request_digest="sha256:11"),
+    events.TaskCreated(
+        template=_REF,
+        context=CONTEXT,
+        request_digest="sha256:11",
+        request_id=TASK_ID,
+        initiator="someone",
+        tags=("a", "b"),
+        priority=-100,
+        parent_correlation_id="parent",
+        start_at_ms=1,
+        options=msgspec.Raw(b"{}"),
+    ),
+    events.TaskStarted(start_at_ms=1),
+    events.TaskBlocked(**_TASK, failed_steps=("greet",), unreachable_steps_count=0, error_message="boom"),
+    events.TaskCompleted(
+        **_TASK, template_version="1.0.0", context=CONTEXT, steps_completed=4, duration_ms=12
+    ),
+    events.TaskFailed(**_TASK, context=CONTEXT, failed_steps=("greet",), error_message="", error_code="E"),
+    events.TaskCancelled(**_TASK, reason="no need", cancelled_by="someone", cancelled_steps=("greet",)),
+    events.StepEnqueued(**_STEP, lease_token="token"),
+    events.StepStarted(**_STEP, worker_id="w-1", started_at_ms=1),
+    events.StepCompleted(**_STEP, result=msgspec.Raw(b"[1]"), worker_id="w-1", metadata=msgspec.Raw(b"{}")),
+    events.StepRetryScheduled(**_STEP, **_FAULT, delay_ms=0, retry_at_ms=5, delay_source="backoff"),
+    events.StepFailed(**_STEP, **_FAULT, **_TASK, failure_reason="permanent", context=CONTEXT),
+    events.StepReleased(**_STEP, worker_id="w-1"),
+    events.StepResultRefused(**_STEP, outcome="success", refusal="stale_attempt", worker_id="w-1"),
+    events.TemplateRegistered(
+        namespace="default", name="greeting", version="1.0.0", hash="sha256:00ff", content=CONTEXT
+    ),
+    events.ShardAcquired(shard=0, epoch=1, owner="one"),
+    events.ShardReleased(shard=7, epoch=2, owner="one"),
+]
+
+ENVELOPES: Final = [
+    Envelope(
+        shard=3,
+        position=position,
+        task_id=TASK_ID,
+        version=position,
+        type=event.TYPE,
+        schema_version=1,
+        recorded_at=timestamp(1_769_860_800_000),
+        correlation_id=TASK_ID,
+        causation_id=TASK_ID,
+        actor="",
+        data=msgspec.Raw(msgspec.json.encode(event)),
+    )
+    for position, event in enumerate(EVENTS, start=1)
+]
+
+_ORDER: Final[dict[str, Any]] = {
+    **_STEP,
+    **_TASK,
+    "task_id": TASK_ID,
+    "max_attempts": 3,
+    "lease_token": "token",
+    "template_version": "1.0.0",
+    "handler": "say_hello",
+    "correlation_id": TASK_ID,
+    "result_subject": f"sw.res.billing_x2eeu.3.{TASK_ID}",
+    "enqueued_at_ms": 1,
+}
+DISPATCHES: Final = [
+    Dispatch(**_ORDER),
+    Dispatch(
+        **_ORDER,
+        context=CONTEXT,
+        initialization=CONTEXT,
+        dependency_results={"a": msgspec.Raw(b"null"), "b": CONTEXT},
+        dependency_results_complete=False,
+        timeout_ms=5_000,
+    ),
+]
+
+_TRY: Final[dict[str, Any]] = {**_STEP, "task_id": TASK_ID, "lease_token": "token", "worker_id": "w-1"}
+
+OUTCOMES: Final[list[result.AnyOutcome]] = [
+    result.Started(**_TRY, started_at_ms=1),
+    result.Success(**_TRY),
+    result.Success(**_TRY, result=CONTEXT, metadata=CONTEXT, started_at_ms=1, duration_ms=0),
+    result.Failure(**_TRY, error_message="boom"),
+    result.Failure(
+        **_TRY,
+        error_message="x" * result.ERROR_MESSAGE_CHARS_MAX,
+        error_type="permanent_error",
+        error_code="E",
+        retryable=False,
+        retry_after_ms=10,
+    ),
+    result.Released(**_TRY),
+    result.Lost(**_TRY, deliveries=2),
+]
+
+_CREATE = api.CreateTask(name="greeting", context=CONTEXT, tags=("a",), task_id=TASK_ID)
+
+REQUESTS: Final[dict[str, list[api.Request]]] = {
+    "task.create": [api.CreateTask(name="greeting"), _CREATE],
+    "task.create_many": [api.CreateMany(tasks=(_CREATE, _CREATE))],
+    "task.get": [api.GetTask(task_id=TASK_ID)],
+    "task.list": [api.ListTasks(), api.ListTasks(status=("complete",), per_page=200)],
+    "task.cancel": [api.CancelTask(task_id=TASK_ID, reason="no need")],
+    "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
+    "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
+    "template.register": [api.RegisterTemplate(content="name: greeting")],
+    "template.validate": [api.ValidateTemplate(content="name: greeting", source="greeting.yaml")],
+    "template.get": [api.GetTemplate(namespace="default", name="greeting")],
+    "template.list": [api.ListTemplates()],
+}
+
+_SUMMARY = api.StepSummary(
+    workflow_step_uuid=STEP_UUID,
+    task_uuid=TASK_ID,
+    named_step_uuid=STEP_UUID,
+    name="greet",
+    current_state="waiting_for_retry",
+    dependencies_satisfied=True,
+    retry_eligible=True,
+    ready_for_execution=False,
+    last_failure_at=timestamp(0),
+    next_retry_at=None,
+    total_parents=0,
+    completed_parents=0,
+    attempts=1,
+    max_attempts=3,
+    backoff_request_seconds=0.5,
+    last_attempted_at=None,
+)
+_COMMON: Final[dict[str, Any]] = {
+    "task_uuid": TASK_ID,
+    "name": "greeting",
+    "namespace": "default",
+    "version": "1.0.0",
+    "status": "complete",
+    "created_at": timestamp(0),
+    "updated_at": timestamp(0),
+    "completed_at": None,
+    "initiator": "",
+    "source_system": "",
+    "reason": "",
+    "priority": 0,
+    "tags": ("a",),
+    "correlation_id": TASK_ID,
+    "parent_correlation_id": None,
+    "total_steps": 1,
+    "completed_steps": 1,
+    "failed_steps": 0,
+    "completion_percentage": 100.0,
+}
+_TASK_RESPONSE = api.TaskResponse(
+    **_COMMON,
+    context=CONTEXT,
+    pending_steps=0,
+    in_progress_steps=0,
+    ready_steps=0,
+    execution_status="all_complete",
+    recommended_action=None,
+    health_status="healthy",
+    stream_version=4,
+    steps=(_SUMMARY,),
+)
+_TEMPLATE = api.TemplateReply(
+    namespace="default", name="greeting", version="1.0.0", hash="sha256:00", content=CONTEXT, created=True
+)
+_PAGINATION = api.Pagination(
+    page=1, per_page=50, total_count=1, total_pages=1, has_next=False, has_previous=False
+)
+_LISTED_TEMPLATE = api.TemplateListItem(
+    namespace="default",
+    name="greeting",
+    version="1.0.0",
+    hash="sha256:00",
+    description="",
+    total_steps=1,
+    registered_at=timestamp(0),
+    registered_by="",
+)
+
+REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
+    "task.create": [api.CreateTaskReply(task=_TASK_RESPONSE, replayed=True)],
+    "task.create_many": [
+        api.CreateManyReply(
+            tasks=(
+                api.CreatedRef(task_id=TASK_ID),
+                api.CreatedRef(error=api.ApiError("CONFLICT", "it exists").body()["error"]),
+            )
+        )
+    ],
+    "task.get": [_TASK_RESPONSE],
+    "task.list": [api.TaskPage(tasks=(api.TaskListItem(**_COMMON),), pagination=_PAGINATION)],
+    "task.cancel": [_TASK_RESPONSE],
+    "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
+    "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
+    "template.register": [_TEMPLATE],
+    "template.validate": [api.ValidationReply(valid=False, problems=({"code": "UNKNOWN_KEY"},))],
+    "template.get": [_TEMPLATE],
+    "template.list": [api.TemplatePage(templates=(_LISTED_TEMPLATE,))],
+}
+
+_TEMPLATE_FILE: Final = {
+    "namespace": "default",
+    "name": "greeting",
+    "version": "1.0.0",
+    "steps": [
+        {"name": "look_up", "handler": {"callable": "look_up"}},
+        {"name": "greet", "handler": {"callable": "say_hello"}, "dependencies": ["look_up"]},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def samples() -> dict[str, list[Any]]:
+    """Messages by the name of the document that describes them, as decoded JSON."""
+    found: dict[str, list[Any]] = {}
+    for event in EVENTS:
+        found.setdefault(f"event.{event.TYPE}", []).append(event)
+    found["envelope"] = list(ENVELOPES)
+    found["log_feed"] = [ENVELOPES]
+    found["dispatch"] = list(DISPATCHES)
+    found["outcome"] = list(OUTCOMES)
+    found["outcomes"] = [OUTCOMES]
+    found["cancel_notice"] = [{"task_id": TASK_ID, "step_uuids": [STEP_UUID]}]
+    found["template"] = [_TEMPLATE_FILE]
+    found["api.error"] = [
+        api.ApiError("NOT_FOUND", "no such task").body(),
+        api.ApiError("VALIDATION_FAILED", "two problems", violations=[{"pointer": "/name"}]).body(),
+    ]
+    for operation, requests in REQUESTS.items():
+        found[f"api.{operation}.request"] = list(requests)
+    for operation, replies in REPLIES.items():
+        found[f"api.{operation}.reply"] = list(replies)
+    return {name: msgspec.json.decode(msgspec.json.encode(values)) for name, values in found.items()}

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from stepweave_schemas.catalogue import CATALOGUE, OUTCOME_TYPES, render_markdown
+from stepweave_schemas.events import EVENT_TYPES
+
+
+def test_every_event_has_an_entry_and_none_is_unknown() -> None:
+    assert list(CATALOGUE) == list(EVENT_TYPES), "in the order of `events.AnyEvent`"
+    for name, entry in CATALOGUE.items():
+        assert entry.type == name
+        assert entry.struct is EVENT_TYPES[name]
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_an_entry_says_what_a_reader_needs(name: str) -> None:
+    entry = CATALOGUE[name]
+    assert entry.meaning.endswith(".")
+    assert entry.emitted_when.endswith(".")
+    assert entry.state_change
+    assert entry.stream == ("task" if name.partition(".")[0] in ("task", "step") else "system")
+
+
+def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
+    plumbing = {
+        "step.enqueued",
+        "step.started",
+        "step.released",
+        "step.result_refused",
+        "orchestrator.shard_acquired",
+        "orchestrator.shard_released",
+    }
+    assert EVENT_TYPES.keys() - plumbing == OUTCOME_TYPES
+
+
+def test_the_page_has_a_section_for_each_event_with_all_of_its_fields() -> None:
+    sections = {part.split("\n", 1)[0]: part for part in render_markdown().split("\n## ")[1:]}
+    assert list(sections) == list(EVENT_TYPES)
+    for name, struct in EVENT_TYPES.items():
+        for field in struct.__struct_encode_fields__:
+            assert f"| `{field}` |" in sections[name]

@@ -1,0 +1,519 @@
+"""The client: starts tasks and asks about them, over NATS alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from stepweave_schemas import api
+from stepweave_schemas.api import CREATE_MANY_MAX, StepSummary, operation_subject
+from stepweave_schemas.codec import encode
+from stepweave_schemas.envelope import Envelope, decode_envelope
+from stepweave_schemas.mint import uuid7
+
+from .api_errors import (
+    RETRYABLE_CODES,
+    ApiError,
+    ApiTimeout,
+    Backpressure,
+    BadRequest,
+    Unavailable,
+    api_error,
+)
+from .encoding import NotJson, encode_json
+from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
+from .responses import CreatedTask, CreateTaskResponse, TaskResponse, TemplateResponse
+from .tracing import current_traceparent
+
+T = TypeVar("T")
+
+#: One try of a request; the next one repeats it with the same ids.
+TRY_TIMEOUT_SECONDS: Final = 5.0
+RETRY_PAUSE_SECONDS_MIN: Final = 0.05
+RETRY_PAUSE_SECONDS_MAX: Final = 2.0
+#: Events may be switched off in a namespace, so waiting looks by itself too, this often.
+WAIT_POLL_SECONDS: Final = 2.0
+WATCH_POLL_SECONDS: Final = 1.0
+#: Most requests of a bulk creation under way at once.
+BULK_REQUESTS_MAX: Final = 4
+#: Room for what surrounds the tasks in a bulk request.
+_ENVELOPE_BYTES: Final = 1024
+
+_TERMINAL_EVENTS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
+_CREATE_FIELDS: Final = frozenset(api.CreateTask.__struct_fields__)
+
+
+class Client:
+    """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
+
+    Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are
+    minted once. Refusals raise a subclass of `ApiError`; without any answer it is `Unavailable` or `ApiTimeout`.
+    """
+
+    def __init__(
+        self,
+        nats_url: str | Sequence[str] | None = None,
+        *,
+        name: str = "stepweave-client",
+        timeout_seconds: float = 30.0,
+        connect_timeout_seconds: float = 10.0,
+        connection_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`nats_url`: default `NATS_URL`, then this machine; `timeout_seconds`: for each call that gives none."""
+        self.timeout_seconds = timeout_seconds
+        self._url = nats_url
+        self._name = name
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._connection_options = connection_options
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def connect(self) -> Client:
+        """Connect now instead of with the first call; raises `ConnectFailed`."""
+        await self._link()
+        return self
+
+    async def close(self) -> None:
+        """Disconnect; the next call would connect again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def __aenter__(self) -> Client:
+        return await self.connect()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _link(self) -> Connection:
+        async with self._connecting:
+            if self._connection is None:
+                self._connection = await Connection.open(
+                    self._url,
+                    name=self._name,
+                    connect_timeout_seconds=self._connect_timeout_seconds,
+                    options=self._connection_options,
+                )
+            return self._connection
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    async def create_task(
+        self,
+        name: str,
+        *,
+        namespace: str = "default",
+        version: str | None = None,
+        context: Any = None,
+        initiator: str = "",
+        source_system: str = "",
+        reason: str = "",
+        tags: Iterable[str] = (),
+        priority: int = 0,
+        correlation_id: str | None = None,
+        parent_correlation_id: str | None = None,
+        idempotency_key: str | None = None,
+        requested_at: datetime | str | None = None,
+        start_at: datetime | str | None = None,
+        options: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        timeout_seconds: float | None = None,
+    ) -> TaskResponse:
+        """Start a task; when this returns, the task survives any crash.
+
+        `context` is the input (a mapping or model, validated against the template's `input_schema`). Without a
+        `version` the highest that is no prerelease runs. With an `idempotency_key` the same request gives the
+        same task (`replayed` is true then), another one raises `Conflict`. Times need a zone. Raises
+        `ValidationFailed`, `NotFound` (no such template), `BadRequest`, `Conflict`.
+        """
+        request = _create_request(
+            {
+                "name": name,
+                "namespace": namespace,
+                "version": version,
+                "context": context,
+                "initiator": initiator,
+                "source_system": source_system,
+                "reason": reason,
+                "tags": tags,
+                "priority": priority,
+                "correlation_id": correlation_id,
+                "parent_correlation_id": parent_correlation_id,
+                "idempotency_key": idempotency_key,
+                "requested_at": requested_at,
+                "start_at": start_at,
+                "options": options,
+                "task_id": task_id,
+            }
+        )
+        reply = await self._call("task.create", request, CreateTaskResponse, timeout_seconds)
+        return msgspec.structs.replace(reply.task, replayed=reply.replayed)
+
+    async def create_tasks(
+        self,
+        requests: Iterable[Mapping[str, Any] | api.CreateTask],
+        *,
+        timeout_seconds: float | None = None,
+    ) -> list[CreatedTask]:
+        """Start many tasks in few round trips; each element is a mapping with the arguments of `create_task`.
+
+        Each task stands on its own: the answer has, in the same order, its id or its error. `timeout_seconds`
+        is for each round trip.
+        """
+        prepared = [
+            one if isinstance(one, api.CreateTask) else _create_request(dict(one)) for one in requests
+        ]
+        prepared = [one if one.task_id else msgspec.structs.replace(one, task_id=uuid7()) for one in prepared]
+        limit = (await self._link()).max_payload_bytes - _ENVELOPE_BYTES
+        chunks = _chunks(prepared, limit)
+        slots = asyncio.Semaphore(BULK_REQUESTS_MAX)
+
+        async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+            async with slots:
+                reply = await self._call(
+                    "task.create_many",
+                    api.CreateMany(tasks=tuple(chunk)),
+                    api.CreateManyReply,
+                    timeout_seconds,
+                )
+            return [
+                CreatedTask(
+                    task_uuid=one.task_id,
+                    replayed=one.replayed,
+                    error=None if one.error is None else api_error(one.error.get("error", one.error)),
+                )
+                for one in reply.tasks
+            ]
+
+        answers = await asyncio.gather(*(send(chunk) for chunk in chunks))
+        return [one for answer in answers for one in answer]
+
+    async def get_task(self, task_id: str, *, timeout_seconds: float | None = None) -> TaskResponse:
+        """A task with its steps; raises `NotFound`."""
+        return await self._call("task.get", api.GetTask(task_id=task_id), TaskResponse, timeout_seconds)
+
+    async def list_tasks(
+        self,
+        *,
+        namespace: str | None = None,
+        name: str | None = None,
+        status: str | Iterable[str] = (),
+        initiator: str | None = None,
+        source_system: str | None = None,
+        tag: str | None = None,
+        correlation_id: str | None = None,
+        page: int = 1,
+        per_page: int = 50,
+        timeout_seconds: float | None = None,
+    ) -> api.TaskPage:
+        """One page of the tasks that fit, the newest first; a moment behind the tasks' own state."""
+        request = api.ListTasks(
+            namespace=namespace,
+            name=name,
+            status=(status,) if isinstance(status, str) else tuple(status),
+            initiator=initiator,
+            source_system=source_system,
+            tag=tag,
+            correlation_id=correlation_id,
+            page=page,
+            per_page=per_page,
+        )
+        return await self._call("task.list", request, api.TaskPage, timeout_seconds)
+
+    async def cancel_task(
+        self,
+        task_id: str,
+        *,
+        reason: str = "",
+        cancelled_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> TaskResponse:
+        """Cancel a task: running handlers are told, later results are refused. Raises `Conflict` if it ended."""
+        request = api.CancelTask(task_id=task_id, reason=reason, cancelled_by=cancelled_by)
+        return await self._call("task.cancel", request, TaskResponse, timeout_seconds)
+
+    async def wait_for_task(
+        self, task_id: str, *, timeout_seconds: float | None = None, until_terminal: bool = False
+    ) -> TaskResponse:
+        """Wait until a task has ended or is blocked by failures, and give it back as it then is.
+
+        `until_terminal` waits on while it is blocked. Without `timeout_seconds` it waits for ever, otherwise it
+        raises `ApiTimeout`. It listens to the task's events and looks every `WAIT_POLL_SECONDS` besides.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
+        async with _Nudge(await self._link(), f"sw.evt.*.*.{_checked_id(task_id)}.task.*") as nudge:
+            while True:
+                left = None if deadline is None else deadline - loop.time()
+                task = await self.get_task(task_id, timeout_seconds=left)
+                if task.is_terminal or (task.is_blocked and not until_terminal):
+                    return task
+                if left is not None and left <= 0:
+                    raise ApiTimeout(
+                        "TIMEOUT", f"task {task_id} is still {task.status} after {timeout_seconds:g} s"
+                    )
+                await nudge.wait(WAIT_POLL_SECONDS if left is None else min(WAIT_POLL_SECONDS, left))
+
+    async def watch_task(
+        self, task_id: str, *, from_version: int = 1, until_blocked: bool = False
+    ) -> AsyncIterator[Envelope]:
+        """Every event of a task in order, those so far and then those to come, until it ends.
+
+        `until_blocked` ends too where the task waits for an operator.
+        """
+        version = from_version
+        async with _Nudge(await self._link(), f"sw.evt.*.*.{_checked_id(task_id)}.>") as nudge:
+            while True:
+                ended = False
+                async for envelope in self._events(task_id, version):
+                    version = envelope.version + 1
+                    ended = envelope.type in _TERMINAL_EVENTS or (
+                        until_blocked and envelope.type == "task.blocked"
+                    )
+                    yield envelope
+                if ended:
+                    return
+                await nudge.wait(WATCH_POLL_SECONDS)
+
+    async def get_events(
+        self, task_id: str, *, from_version: int = 1, timeout_seconds: float | None = None
+    ) -> list[Envelope]:
+        """Every event of a task so far, in order."""
+        return [one async for one in self._events(task_id, from_version, timeout_seconds)]
+
+    async def _events(
+        self, task_id: str, from_version: int, timeout_seconds: float | None = None
+    ) -> AsyncIterator[Envelope]:
+        version: int | None = from_version
+        while version is not None:
+            request = api.GetEvents(task_id=task_id, from_version=version)
+            page = await self._call("task.events", request, api.EventsReply, timeout_seconds)
+            for raw in page.events:
+                yield decode_envelope(bytes(raw))
+            version = page.next_version
+
+    async def get_results(
+        self, task_id: str, *, step_name: str | None = None, timeout_seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The results of all finished steps by step name; with `step_name` only those of its ancestors."""
+        results: dict[str, Any] = {}
+        offset: int | None = 0
+        while offset is not None:
+            request = api.GetResults(task_id=task_id, step_name=step_name, offset=offset)
+            page = await self._call("task.results", request, api.ResultsReply, timeout_seconds)
+            results.update((step, msgspec.json.decode(raw)) for step, raw in page.results.items())
+            offset = page.next_offset
+        return results
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    async def list_task_steps(
+        self, task_id: str, *, timeout_seconds: float | None = None
+    ) -> tuple[StepSummary, ...]:
+        """The steps of a task (of a very large one the first ones)."""
+        return (await self.get_task(task_id, timeout_seconds=timeout_seconds)).steps
+
+    async def get_step(self, task_id: str, step: str, *, timeout_seconds: float | None = None) -> StepSummary:
+        """One step by its name or uuid; raises `KeyError` naming the steps there are."""
+        return (await self.get_task(task_id, timeout_seconds=timeout_seconds)).step(step)
+
+    # -- templates -------------------------------------------------------------------------------
+
+    async def register_template(
+        self, template: str | Path, *, registered_by: str = "", timeout_seconds: float | None = None
+    ) -> TemplateResponse:
+        """Register a template version from its YAML or JSON text, or a `Path` to it.
+
+        The same content again is a no-op (`created` is false). Raises `ValidationFailed` with every problem,
+        `Conflict` where the version exists with other content.
+        """
+        content, source = await _template_text(template)
+        request = api.RegisterTemplate(content=content, source=source, registered_by=registered_by)
+        return await self._call("template.register", request, TemplateResponse, timeout_seconds)
+
+    async def validate_template(
+        self, template: str | Path, *, timeout_seconds: float | None = None
+    ) -> api.ValidationReply:
+        """Every problem of a template, without storing it."""
+        content, source = await _template_text(template)
+        request = api.ValidateTemplate(content=content, source=source)
+        return await self._call("template.validate", request, api.ValidationReply, timeout_seconds)
+
+    async def get_template(
+        self,
+        name: str,
+        *,
+        namespace: str = "default",
+        version: str | None = None,
+        timeout_seconds: float | None = None,
+    ) -> TemplateResponse:
+        """A template version; without `version` the highest that is no prerelease. Raises `NotFound`."""
+        request = api.GetTemplate(namespace=namespace, name=name, version=version)
+        return await self._call("template.get", request, TemplateResponse, timeout_seconds)
+
+    async def list_templates(
+        self, *, namespace: str | None = None, timeout_seconds: float | None = None
+    ) -> tuple[api.TemplateListItem, ...]:
+        """The registered template versions."""
+        request = api.ListTemplates(namespace=namespace)
+        return (await self._call("template.list", request, api.TemplatePage, timeout_seconds)).templates
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def _call(
+        self, operation: str, request: api.Request, reply_type: type[T], timeout_seconds: float | None
+    ) -> T:
+        """Send a request until it is answered; every operation may be repeated."""
+        subject = operation_subject(operation)
+        payload = encode(request)
+        loop = asyncio.get_running_loop()
+        limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
+        deadline = loop.time() + limit
+        pause = RETRY_PAUSE_SECONDS_MIN
+        connection = await self._link()
+        while True:
+            left = max(0.001, deadline - loop.time())
+            try:
+                answer = await connection.request(
+                    subject, payload, timeout_seconds=min(TRY_TIMEOUT_SECONDS, left)
+                )
+                return _read(answer.data, reply_type)
+            except PayloadTooLarge as error:
+                raise BadRequest("BAD_REQUEST", f"{operation}: {error}") from error
+            except NoResponders:
+                failure: ApiError = Unavailable(
+                    "SERVICE_UNAVAILABLE",
+                    f"no orchestrator answers {operation}: is one running on this NATS?",
+                )
+            except (RequestTimeout, NotConnected) as error:
+                failure = ApiTimeout("TIMEOUT", f"{operation}: {error}")
+            except ApiError as error:
+                if error.code not in RETRYABLE_CODES:
+                    raise
+                failure = error
+            wait = pause
+            if isinstance(failure, Backpressure) and failure.retry_after is not None:
+                wait = max(wait, failure.retry_after)
+            if loop.time() + wait >= deadline:
+                raise failure
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, RETRY_PAUSE_SECONDS_MAX)
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: dict[str, Any] | None = None
+
+
+def _read(data: bytes, reply_type: type[T]) -> T:
+    if data.startswith(b'{"error"'):
+        answer = msgspec.json.decode(data, type=_ErrorAnswer)
+        raise api_error(answer.error or {})
+    try:
+        return msgspec.json.decode(data, type=reply_type)
+    except msgspec.MsgspecError as error:
+        raise ApiError(
+            "INTERNAL_ERROR", f"the orchestrator's answer cannot be read ({error}); is it of another version?"
+        ) from error
+
+
+class _Nudge:
+    """Wakes a waiter whenever an event of a task passes by; a hint, nothing more."""
+
+    def __init__(self, connection: Connection, subject: str) -> None:
+        self._connection = connection
+        self._subject = subject
+        self._event = asyncio.Event()
+        self._subscription: Subscription | None = None
+
+    async def __aenter__(self) -> _Nudge:
+        self._subscription = await self._connection.subscribe(self._subject, lambda _: self._event.set())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+
+    async def wait(self, timeout_seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._event.wait(), max(0.001, timeout_seconds))
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()
+
+
+def _checked_id(task_id: str) -> str:
+    """A task id that may stand in a subject; raises `BadRequest`."""
+    if not task_id or not all(one.isalnum() or one in "-_" for one in task_id):
+        raise BadRequest("INVALID_UUID", f"{task_id!r} is no task id")
+    return task_id
+
+
+def _create_request(fields: dict[str, Any]) -> api.CreateTask:
+    unknown = fields.keys() - _CREATE_FIELDS
+    if unknown:
+        raise BadRequest(
+            "BAD_REQUEST",
+            f"a task has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(_CREATE_FIELDS))}",
+        )
+    if not fields.get("name"):
+        raise BadRequest("BAD_REQUEST", "a task needs the name of its template")
+    try:
+        context = encode_json({} if fields.get("context") is None else fields["context"], "context")
+        options = encode_json(dict(fields.get("options") or {}), "options")
+    except NotJson as error:
+        raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
+    if not context.startswith(b"{"):
+        raise BadRequest("BAD_REQUEST", "a task's context is an object")
+    fields = {
+        **fields,
+        "context": msgspec.Raw(context),
+        "options": msgspec.Raw(options),
+        "tags": tuple(fields.get("tags") or ()),
+        "requested_at": _moment(fields.get("requested_at"), "requested_at"),
+        "start_at": _moment(fields.get("start_at"), "start_at"),
+        # Minted once: a request that is repeated after a time-out is the same task.
+        "task_id": fields.get("task_id") or uuid7(),
+        "traceparent": fields.get("traceparent") or current_traceparent(),
+    }
+    try:
+        return msgspec.convert(fields, api.CreateTask)
+    except msgspec.ValidationError as error:
+        raise BadRequest("BAD_REQUEST", f"a task's request is wrong: {error}") from error
+
+
+def _moment(value: Any, what: str) -> str | None:
+    if not isinstance(value, datetime):
+        return value  # type: ignore[no-any-return]
+    if value.tzinfo is None:
+        raise BadRequest("BAD_REQUEST", f"{what} needs a time zone: {value.isoformat()}")
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _chunks(requests: list[api.CreateTask], bytes_max: int) -> list[list[api.CreateTask]]:
+    chunks: list[list[api.CreateTask]] = []
+    size = bytes_max + 1
+    for request in requests:
+        more = len(encode(request)) + 1
+        if size + more > bytes_max or len(chunks[-1]) >= CREATE_MANY_MAX:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(request)
+        size += more
+    return chunks
+
+
+async def _template_text(template: str | Path) -> tuple[str, str]:
+    if isinstance(template, Path):
+        return await asyncio.to_thread(template.read_text, "utf-8"), str(template)
+    return template, "<request>"

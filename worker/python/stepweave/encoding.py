@@ -1,0 +1,112 @@
+"""A handler's values as JSON, or a clear word on why they cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import pydantic
+
+#: How deep the search for the guilty value goes.
+_PATH_DEPTH_MAX: Final = 50
+_JSON_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+
+
+class NotJson(Exception):
+    """A value has no JSON form; `path` says where it stands."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def _hook(value: Any) -> Any:
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a value of type {type(value).__name__} has no JSON form")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_hook)
+
+
+def encode_json(value: Any, root: str = "result") -> bytes:
+    """JSON of a handler's value.
+
+    Carried besides JSON's own: pydantic models, dataclasses, msgspec structs, mappings, sets and tuples
+    (arrays), datetime, date, time, timedelta, UUID, Decimal (text), Enum (its value), bytes (base64). Raises
+    `NotJson` naming the path of the value that cannot be carried, NaN and infinities among them.
+    """
+    try:
+        encoded = _encoder.encode(value)
+    except NotJson:
+        raise
+    except _JSON_ERRORS as error:
+        path, reason = _guilty(value, root, error)
+        raise NotJson(path, reason) from error
+    # msgspec writes NaN and infinities as null, which would change the value without a word.
+    if b"null" in encoded:
+        culprit = next(_paths(value, root, _is_not_finite, 0), None)
+        if culprit is not None:
+            raise NotJson(culprit, "NaN and infinity have no JSON form")
+    return encoded
+
+
+def _is_not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _guilty(value: Any, root: str, error: Exception) -> tuple[str, str]:
+    if isinstance(error, RecursionError):
+        return root, "it is nested too deeply, or refers to itself"
+    path = next(_paths(value, root, _is_guilty, 0), root)
+    return path, str(error)
+
+
+def _is_guilty(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple | set | frozenset) or dataclasses.is_dataclass(value):
+        return False
+    try:
+        _encoder.encode(value)
+    except _JSON_ERRORS:
+        return True
+    return False
+
+
+def _is_bad_key(key: Any) -> bool:
+    try:
+        _encoder.encode({key: None})
+    except _JSON_ERRORS:
+        return True
+    return False
+
+
+def _paths(value: Any, path: str, wanted: Callable[[Any], bool], depth: int) -> Iterator[str]:
+    """The paths of the values that are wanted, outermost first."""
+    if wanted(value):
+        yield path
+        return
+    if depth >= _PATH_DEPTH_MAX:
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if wanted is _is_guilty and _is_bad_key(key):
+                yield f"{path}[{repr(key)[:80]}]"
+            yield from _paths(item, f"{path}.{str(key)[:80]}", wanted, depth + 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            yield from _paths(item, f"{path}[{index}]", wanted, depth + 1)
+    elif isinstance(value, pydantic.BaseModel):
+        for key, item in value:
+            yield from _paths(item, f"{path}.{key}", wanted, depth + 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for one in dataclasses.fields(value):
+            yield from _paths(getattr(value, one.name), f"{path}.{one.name}", wanted, depth + 1)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _paths(getattr(value, name), f"{path}.{name}", wanted, depth + 1)
