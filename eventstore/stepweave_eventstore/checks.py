@@ -63,8 +63,9 @@ def check_columns(task_ids: Sequence[str], moments_ms: Sequence[int], data: Sequ
 
     PostgreSQL reads more spellings of a UUID than the one that it writes; the hash would not fit any more.
     """
-    joined = "".join(task_ids)
-    if len(joined) != 36 * len(task_ids) or not _UUIDS.fullmatch(joined):
+    distinct = set(task_ids)
+    joined = "".join(distinct)
+    if len(joined) != 36 * len(distinct) or not _UUIDS.fullmatch(joined):
         raise UnstorableEvent("a task_id is not a UUID in its canonical form (lower case, with hyphens)")
     if moments_ms and not (min(moments_ms) >= 0 and max(moments_ms) <= MOMENT_MS_MAX):
         raise UnstorableEvent(f"a moment lies outside 0 to {MOMENT_MS_MAX} ms since the Unix epoch")

@@ -56,9 +56,21 @@ _WALK_BYTES_MAX: Final = 16 * 1024 * 1024
 #: Emptying projections may take long where there are many tasks.
 _RESET_TIMEOUT_SECONDS: Final = 300.0
 
-#: Of the connection for appends. Its plans live long and are made once, maybe while a table is empty: by index,
-#: always. Row locks are then taken in the order of the arrays, too.
-LEDGER_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+#: Of the connection for appends. Its plans are made once and live long, maybe made while a table is empty: they
+#: go by index, whatever the tables look like. Row locks are then taken in the order of the arrays, too.
+LEDGER_SETTINGS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+}
+
+#: Of the other connections: plans for the arguments at hand. A ledger is read by index, in order, on storage
+#: where that is cheap; and a read does not take several processors.
+POOL_SETTINGS: Final = {
+    "plan_cache_mode": "force_custom_plan",
+    "random_page_cost": "1.1",
+    "max_parallel_workers_per_gather": "0",
+}
 
 
 class PostgresEventStore(EventStore):
@@ -79,7 +91,7 @@ class PostgresEventStore(EventStore):
             dsn,
             size_max=pool_size_max,
             timeout_seconds=command_timeout_seconds,
-            settings={"plan_cache_mode": "force_custom_plan"},
+            settings=POOL_SETTINGS,
         )
 
     @classmethod

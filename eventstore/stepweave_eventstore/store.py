@@ -70,7 +70,7 @@ class UnstorableEvent(EventStoreError):
     """
 
 
-class EventRecord(msgspec.Struct, frozen=True):
+class EventRecord(msgspec.Struct, frozen=True, gc=False):  # texts and numbers: nothing for the gc to follow
     """One event as it stands in the ledger.
 
     `data` is the exact JSON text of the event's payload; `hash` covers it (see `hash_chain`).

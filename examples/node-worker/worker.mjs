@@ -24,7 +24,7 @@ const number = (name) => {
 };
 const milliseconds = (name) => Math.round(1_000 * number(`${name}-seconds`));
 const [HEARTBEAT_MS, PULL_MS, GRACE_MS] = ["heartbeat", "pull", "grace"].map(milliseconds);
-const STARTED_AFTER_MS = 250, ANSWER_MS = 2_000;
+const CONCURRENCY = number("concurrency"), STARTED_AFTER_MS = 250, ANSWER_MS = 2_000;
 const WORKER_ID = `node-${token(hostname())}-${process.pid}-${randomBytes(4).toString("hex")}`; // P5
 const CANCELLED = Symbol("the step was cancelled");
 
@@ -151,7 +151,7 @@ const drained = new Promise((finish) => {
     setTimeout(finish, GRACE_MS + ANSWER_MS, false);
   };
   process.once("SIGTERM", stop).once("SIGINT", stop);
-  const slots = Array.from({ length: number("concurrency") }, () => ["high", "normal", "low"].map(slot)).flat();
+  const slots = Array.from({ length: CONCURRENCY }, () => ["high", "normal", "low"].map(slot)).flat();
   Promise.all(slots).then(() => nc.drain()).then(() => finish(true));
 });
 say("ready", { worker_id: WORKER_ID, namespace: options.namespace, queue: options.queue });

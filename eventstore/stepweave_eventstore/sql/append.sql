@@ -38,8 +38,8 @@ WITH moved AS (
     SELECT task_id, shard, wake_at FROM wanted WHERE wake_at IS NOT NULL
     ON CONFLICT (task_id) DO UPDATE SET shard = excluded.shard, wake_at = excluded.wake_at
 ), cleared AS (
-    DELETE FROM stepweave.wakeups AS w
-    USING wanted
-    WHERE wanted.wake_at IS NULL AND w.task_id = wanted.task_id
+    -- Not a join: its plan, made while the table is empty, could be to read all of it.
+    DELETE FROM stepweave.wakeups
+    WHERE task_id = ANY (ARRAY(SELECT task_id FROM wanted WHERE wake_at IS NULL))
 )
 SELECT shard FROM moved

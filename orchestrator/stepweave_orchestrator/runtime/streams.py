@@ -98,6 +98,20 @@ class Streams:
             for name in (subjects.CMD_STREAM, subjects.LOG_STREAM, subjects.EVT_STREAM)
         }
 
+    async def renew_command_consumer(self, shard: int) -> None:
+        """Make the durable consumer of a shard anew for its new owner.
+
+        What the last owner had pulled and not acknowledged is delivered at once, instead of after its ack wait.
+        """
+        manager = self._connection.client.jsm(timeout=REQUEST_TIMEOUT_SECONDS)
+        try:
+            await manager.delete_consumer(subjects.CMD_STREAM, subjects.command_consumer(shard))
+        except NotFoundError:
+            pass
+        except (nats.errors.Error, APIError, TimeoutError) as error:
+            raise StreamsUnavailable(f"consumer of shard {shard}: {error}") from error
+        await self.ensure_command_consumer(shard)
+
     async def ensure_command_consumer(self, shard: int) -> None:
         """Make the durable consumer from which the shard's owner pulls."""
         await self._ensure_consumer(

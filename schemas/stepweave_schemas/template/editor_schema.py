@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Final
 
 from .dialects import (
@@ -63,40 +64,43 @@ def template_json_schema() -> Schema:
     """
     root: Schema = TaskTemplate.model_json_schema(mode="validation")
     definitions: dict[str, Schema] = root.pop("$defs")
+    model = copy.deepcopy(definitions)
     for name, schema in [*definitions.items(), ("TaskTemplate", root)]:
         shape = _SHAPES.get(name)
         if shape is not None:
-            _widen(schema, shape, definitions)
+            _widen(schema, shape, model)
     for name, schema in list(definitions.items()):
         shape = _SHAPES.get(name)
         if shape is not None and shape.shorthand is not None:
             short = schema["properties"][shape.shorthand]
             definitions[name] = {"title": schema["title"], "anyOf": [short, schema]}
-    root["title"] = "Stepweave template"
+    root |= {
+        "title": "Stepweave template",
+        "description": "A workflow: a graph of steps, and how its tasks behave.",
+    }
     return {**root, "$defs": definitions}
 
 
-def _widen(schema: Schema, shape: Shape, definitions: dict[str, Schema]) -> None:
-    """Add the older keys, and say that a key may be absent or null where another one may stand for it."""
+def _widen(schema: Schema, shape: Shape, model: dict[str, Schema]) -> None:
+    """Add the older keys, and say that a key may be absent or null where another one may stand for it.
+
+    `model` holds the definitions as the model has them.
+    """
     properties: dict[str, Schema] = schema["properties"]
     canonical = dict(properties)
     for name, key in shape.keys.items():
-        target = _target(key, canonical, definitions)
-        written = _written(key, target)
-        if name in canonical:
-            properties[name] = written
-        else:
-            properties[name] = written | {
-                "description": f"The same as `{'.'.join(key.target)}`.",
-                "deprecated": True,
-            }
-            properties[name].pop("title", None)
+        target = _target(key, canonical, model)
+        properties[name] = _written(key, target)
+        properties[name].pop("title", None)
+        if name not in canonical:
             properties[name].pop("default", None)
+            properties[name]["description"] = _same_as(key)
     for name in sorted(shape.ignored):
         properties[name] = {"description": "Means nothing here.", "deprecated": True}
     required = schema.pop("required", [])
     for name in required:
-        spellings = [spelling for spelling, key in shape.keys.items() if key.target[0] == name]
+        targets = ((name,), (name, "callable"))
+        spellings = [spelling for spelling, key in shape.keys.items() if key.target in targets]
         if shape is STEP and name == "handler":
             spellings += ["wait_for_signal", "child_task"]
         if spellings == [name]:
@@ -109,7 +113,21 @@ def _widen(schema: Schema, shape: Shape, definitions: dict[str, Schema]) -> None
             properties[name] = _nullable(value)
 
 
-def _target(key: Key, properties: dict[str, Schema], definitions: dict[str, Schema]) -> Schema:
+def _same_as(key: Key) -> str:
+    target = ".".join(key.target)
+    match key.form:
+        case Form.SECONDS:
+            return f"The same as `{target}`, in seconds."
+        case Form.MINUTES:
+            return f"The same as `{target}`, in minutes."
+        case Form.DECISION:
+            return "`true` is the same as `type: decision`."
+        case Form.DEFERRED:
+            return "`true` is the same as `type: deferred_convergence`."
+    return f"The same as `{target}`."
+
+
+def _target(key: Key, properties: dict[str, Schema], model: dict[str, Schema]) -> Schema:
     """The canonical schema of the value that a key stands for."""
     schema = properties[key.target[0]]
     for part in key.target[1:]:
@@ -118,7 +136,7 @@ def _target(key: Key, properties: dict[str, Schema], definitions: dict[str, Sche
             for each in [schema, *schema.get("anyOf", []), *schema.get("allOf", [])]
             if "$ref" in each
         )
-        schema = definitions[reference.removeprefix("#/$defs/")]["properties"][part]
+        schema = model[reference.removeprefix("#/$defs/")]["properties"][part]
     return schema
 
 

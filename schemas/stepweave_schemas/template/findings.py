@@ -18,6 +18,8 @@ _PATTERNS: Final = {
     VERSION_PATTERN: "a semantic version such as 1.2.0",
 }
 
+Hint = str | Callable[[], str | None] | None
+
 #: Error types of pydantic → what is expected.
 _EXPECTED: Final[dict[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_type": lambda _: "text",
@@ -34,9 +36,9 @@ _EXPECTED: Final[dict[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_too_long": lambda context: f"at most {context['max_length']} characters",
     "too_long": lambda context: f"at most {context['max_length']} elements",
     "too_short": lambda context: f"at least {context['min_length']} element",
-    "greater_than": lambda context: f"more than {context['gt']}",
-    "greater_than_equal": lambda context: f"at least {context['ge']}",
-    "less_than_equal": lambda context: f"at most {context['le']}",
+    "greater_than": lambda context: f"more than {_number(context['gt'])}",
+    "greater_than_equal": lambda context: f"at least {_number(context['ge'])}",
+    "less_than_equal": lambda context: f"at most {_number(context['le'])}",
 }
 
 
@@ -47,16 +49,14 @@ def note_model_errors(error: ValidationError, reading: Reading) -> None:
         kind: str = detail["type"]
         if location[-1:] == ("[key]",):
             location, kind = location[:-1], "bad_key"
-        if reading.is_spoiled(location):
+        if reading.is_spoiled(location) or _is_consequence(kind, detail):
             continue
         place = reading.place(location)
         code, message, hint = _describe(kind, detail, location, place.path)
         reading.problems.add(code, message, path=place.path, line=place.line, hint=hint)
 
 
-def _describe(
-    kind: str, detail: Mapping[str, Any], location: Location, path: str
-) -> tuple[str, str, str | None]:
+def _describe(kind: str, detail: Mapping[str, Any], location: Location, path: str) -> tuple[str, str, Hint]:
     """Code, message and hint of one error of the model."""
     value: object = detail["input"]
     if kind == "bad_key":
@@ -76,7 +76,7 @@ def _describe(
     return (
         "BAD_VALUE",
         f"{about} must be {expected(detail.get('ctx', {}))}; found {_shown(value)}",
-        _hint(kind, value, detail),
+        lambda: _hint(kind, value, detail),
     )
 
 
@@ -92,6 +92,10 @@ def _hint(kind: str, value: object, detail: Mapping[str, Any]) -> str | None:
     if kind == "literal_error" and isinstance(value, str):
         return did_you_mean(value, [word.strip("'") for word in _words(detail["ctx"]["expected"])])
     return None
+
+
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _words(expected: str) -> list[str]:

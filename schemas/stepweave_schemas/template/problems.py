@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -82,9 +82,12 @@ class ProblemList:
         path: str = "",
         line: int | None = None,
         severity: Severity = "error",
-        hint: str | None = None,
+        hint: str | Callable[[], str | None] | None = None,
     ) -> None:
-        """Note a problem, unless the same code stands at the same place already."""
+        """Note a problem, unless the same code stands at the same place already.
+
+        A hint that takes a search is given as a function: it is called only for problems that are listed.
+        """
         listed = self._listed[severity]
         if len(listed) >= PROBLEMS_MAX:
             self._cut[severity] += 1
@@ -92,7 +95,8 @@ class ProblemList:
         key = (code, path, line)
         if key not in self._known:
             self._known.add(key)
-            listed.append(Problem(code, message, path, line, severity, hint, self.source))
+            text = hint() if callable(hint) else hint
+            listed.append(Problem(code, message, path, line, severity, text, self.source))
 
     @property
     def has_errors(self) -> bool:
@@ -104,7 +108,15 @@ class ProblemList:
         found = [problem for listed in self._listed.values() for problem in listed]
         found.sort(key=lambda problem: (problem.line is None, problem.line or 0, problem.severity))
         found += [
-            Problem("MORE_PROBLEMS", f"{cut} more are not listed", "", None, severity, None, self.source)
+            Problem(
+                "MORE_PROBLEMS",
+                f"{cut:,} more {severity}s are not listed",
+                "",
+                None,
+                severity,
+                None,
+                self.source,
+            )
             for severity, cut in self._cut.items()
             if cut
         ]

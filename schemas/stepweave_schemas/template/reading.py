@@ -100,14 +100,12 @@ class Reading:
                 hint="take it out",
             )
             return
-        inside = [key for key in shape.keys if (part := shape.part(key)) is not None and name in part.keys]
         self.problems.add(
             "UNKNOWN_KEY",
             f"a {shape.title} has no key {excerpt(name)}",
             path=path,
             line=line,
-            hint=(f"did you mean {inside[0] + '.' + name!r}?" if inside else did_you_mean(name, shape.keys))
-            or f"known keys: {', '.join(key for key, entry in shape.keys.items() if entry.target == (key,))}",
+            hint=lambda: _known_key_hint(shape, name),
         )
 
     def _put(
@@ -232,6 +230,16 @@ class Reading:
     ) -> None:
         self.spoiled.add(location)
         self.problems.add(code, f"{expected}; found {_kind(node)}", path=path, line=node.line)
+
+
+def _known_key_hint(shape: Shape, name: str) -> str:
+    """The nearest known key, one that stands a level deeper, or all of them."""
+    for key in shape.keys:
+        part = shape.part(key)
+        if part is not None and name in part.keys:
+            return f"did you mean {key + '.' + name!r}?"
+    canonical = (key for key, entry in shape.keys.items() if entry.target == (key,))
+    return did_you_mean(name, shape.keys) or f"known keys: {', '.join(canonical)}"
 
 
 def _flag(node: Scalar) -> Any:

@@ -7,7 +7,9 @@ one check finds everything.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from .graph import cycles_of, dependents_of
@@ -75,7 +77,7 @@ class _Rules:
         location: Location,
         *,
         warning: bool = False,
-        hint: str | None = None,
+        hint: str | Callable[[], str | None] | None = None,
     ) -> None:
         place = self._reading.place(location)
         self._reading.problems.add(
@@ -133,7 +135,7 @@ class _Rules:
                         "MISSING_DEP_REF",
                         f"no step is called {excerpt(name)}",
                         location,
-                        hint=self._suggest(name),
+                        hint=partial(self._suggest, name),
                     )
                 else:
                     own[order[id(target)]] = None
@@ -161,7 +163,7 @@ class _Rules:
             return
         linked = {parent for own in parents for parent in own}
         for position, step in enumerate(self._steps):
-            if position not in linked and not step.dependencies:
+            if step.name and position not in linked and not step.dependencies:
                 self._note(
                     "ORPHAN_STEP",
                     "the step depends on no other and no other depends on it",
@@ -222,7 +224,7 @@ class _Rules:
                 "BATCH_WORKER_MISSING",
                 f"{excerpt(named)} is no batch_worker step that depends on {excerpt(step.name)}",
                 ("steps", step.number, "batch_config", "worker_template"),
-                hint=did_you_mean(named, workers[:_COMPARED_MAX]),
+                hint=partial(did_you_mean, named, workers[:_COMPARED_MAX]),
             )
         elif named is None and not workers:
             self._note(
@@ -285,7 +287,7 @@ class _Rules:
                         "MISSING_DEP_REF",
                         f"no step is called {excerpt(name)}",
                         ("environments", environment, "steps", number, "name"),
-                        hint=self._suggest(name),
+                        hint=partial(self._suggest, name),
                     )
 
 

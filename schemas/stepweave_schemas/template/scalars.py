@@ -10,6 +10,8 @@ import math
 import re
 from typing import Final
 
+from .problems import excerpt
+
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _OCTAL = re.compile(r"0o[0-7]+")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
@@ -57,7 +59,7 @@ def resolve(text: str) -> str | int | float | bool | None:
 def resolve_tagged(tag: str, text: str) -> str | int | float | bool | None:
     """The value of a scalar with an explicit tag (`!!str 1.0`); raises `BadScalar`."""
     if tag not in _CORE_TAGS:
-        shown = tag.replace(_TAG_PREFIX, "!!")
+        shown = excerpt(tag.replace(_TAG_PREFIX, "!!"))
         raise BadScalar(f"the tag {shown} is not understood here")
     kind = tag.removeprefix(_TAG_PREFIX)
     if kind == "str":

@@ -15,6 +15,20 @@
 - `stepweave.testing` runs handlers and whole workflows without a server.
 """
 
+from .api_errors import (
+    ApiError,
+    ApiTimeout,
+    Backpressure,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServerError,
+    Unauthorized,
+    Unavailable,
+    ValidationFailed,
+)
+from .client import Client
 from .context import StepContext
 from .decorators import depends_on, inputs, step_handler
 from .error_types import ErrorType
@@ -36,30 +50,53 @@ from .errors import (
 )
 from .handlers import StepHandler
 from .registry import HandlerInfo, Registry
+from .responses import CreatedTask, TaskResponse, TemplateResponse
 from .results import StepHandlerResult
+from .subscriber import BaseSubscriber, Event, ParkedEvent, Subscriber
+from .sync_client import SyncClient
 from .worker import Worker
 
 __all__ = [
+    "ApiError",
+    "ApiTimeout",
     "AuthenticationError",
     "AuthorizationError",
+    "Backpressure",
+    "BadRequest",
+    "BaseSubscriber",
     "BusinessLogicError",
+    "Client",
     "ConfigurationError",
+    "Conflict",
+    "CreatedTask",
     "ErrorType",
+    "Event",
+    "Forbidden",
     "HandlerInfo",
     "NetworkError",
+    "NotFound",
     "NotFoundError",
+    "ParkedEvent",
     "PermanentError",
     "RateLimitError",
     "Registry",
     "ResourceContentionError",
     "RetryableError",
+    "ServerError",
     "ServiceUnavailableError",
     "StepContext",
     "StepHandler",
     "StepHandlerResult",
     "StepweaveError",
+    "Subscriber",
+    "SyncClient",
+    "TaskResponse",
+    "TemplateResponse",
     "TimeoutError",
+    "Unauthorized",
+    "Unavailable",
     "ValidationError",
+    "ValidationFailed",
     "Worker",
     "depends_on",
     "inputs",

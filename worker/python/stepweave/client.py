@@ -64,14 +64,19 @@ class Client:
         timeout_seconds: float = 30.0,
         connect_timeout_seconds: float = 10.0,
         connection_options: Mapping[str, Any] | None = None,
+        connection: Connection | None = None,
     ) -> None:
-        """`nats_url`: default `NATS_URL`, then this machine; `timeout_seconds`: for each call that gives none."""
+        """`nats_url`: default `NATS_URL`, then this machine; `timeout_seconds`: for each call that gives none.
+
+        With a `connection` it uses that one and leaves it open.
+        """
         self.timeout_seconds = timeout_seconds
         self._url = nats_url
         self._name = name
         self._connect_timeout_seconds = connect_timeout_seconds
         self._connection_options = connection_options
-        self._connection: Connection | None = None
+        self._connection = connection
+        self._owns_connection = connection is None
         self._connecting = asyncio.Lock()
 
     # -- life ------------------------------------------------------------------------------------
@@ -83,8 +88,8 @@ class Client:
 
     async def close(self) -> None:
         """Disconnect; the next call would connect again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        if self._owns_connection and self._connection is not None:
+            connection, self._connection = self._connection, None
             await connection.close()
 
     async def __aenter__(self) -> Client:
@@ -167,8 +172,8 @@ class Client:
     ) -> list[CreatedTask]:
         """Start many tasks in few round trips; each element is a mapping with the arguments of `create_task`.
 
-        Each task stands on its own: the answer has, in the same order, its id or its error. `timeout_seconds`
-        is for each round trip.
+        Each task stands on its own: the answer has, in the same order, its id or its error, also where nobody
+        answered for some of them. `timeout_seconds` is for each round trip.
         """
         prepared = [
             one if isinstance(one, api.CreateTask) else _create_request(dict(one)) for one in requests
@@ -179,13 +184,12 @@ class Client:
         slots = asyncio.Semaphore(BULK_REQUESTS_MAX)
 
         async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+            many = api.CreateMany(tasks=tuple(chunk))
             async with slots:
-                reply = await self._call(
-                    "task.create_many",
-                    api.CreateMany(tasks=tuple(chunk)),
-                    api.CreateManyReply,
-                    timeout_seconds,
-                )
+                try:
+                    reply = await self._call("task.create_many", many, api.CreateManyReply, timeout_seconds)
+                except ApiError as error:
+                    return [CreatedTask(task_uuid=one.task_id, error=error) for one in chunk]
             return [
                 CreatedTask(
                     task_uuid=one.task_id,

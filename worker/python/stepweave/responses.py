@@ -44,7 +44,10 @@ class TaskResponse(api.TaskResponse, frozen=True, kw_only=True):
 
 
 class CreatedTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One element of `create_tasks`, in the order of the request: an id, or why there is none."""
+    """One element of `create_tasks`, in the order of the request.
+
+    Where `error` is `Unavailable` or `ApiTimeout`, the task with this id may exist all the same.
+    """
 
     task_uuid: str | None
     replayed: bool = False

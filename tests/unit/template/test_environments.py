@@ -1,0 +1,114 @@
+"""What differs between environments, and the canonical form."""
+
+from __future__ import annotations
+
+from stepweave_schemas.template import check_template, load_template
+
+TEXT = """\
+name: t
+metadata: {team: a, limits: {cpu: 1}}
+concurrency: {key: user.id, limit: 5}
+lifecycle: {staleness_action: alert, max_duration_seconds: 10}
+steps:
+- name: a
+  handler: {callable: h, initialization: {url: live, options: {x: 1, y: 2}}}
+  retry: {max_attempts: 5, jitter: 0}
+  timeout_seconds: 10
+- name: b
+  handler: h
+  depends_on: a
+environments:
+  test:
+    metadata: {limits: {memory: 2}}
+    concurrency: {limit: 1}
+    lifecycle: {staleness_action: dlq}
+    on_failure: fail
+    steps:
+    - name: a
+      handler_config: {url: test, options: {y: 3}}
+      queue: special
+    - name: ALL
+      retry: {limit: 1}
+      queue: slow
+      timeout_seconds: 1
+    - name: b
+      circuit_breaker: {}
+  production: {}
+"""
+
+
+def test_overrides_are_merged() -> None:
+    template = load_template(TEXT, environment="test").template
+    first, second = template.steps
+    assert first.handler.callable == "h"
+    assert first.handler.initialization == {"url": "test", "options": {"x": 1, "y": 3}}
+    assert (first.retry.max_attempts, first.retry.jitter, first.timeout_seconds) == (1, 0, 1)
+    assert (second.retry.max_attempts, second.retry.jitter, second.timeout_seconds) == (1, 0.1, 1)
+    # The step's own override wins over `ALL`, wherever it stands.
+    assert (first.queue, second.queue) == ("special", "slow")
+    assert second.circuit_breaker is not None
+    assert template.metadata == {"team": "a", "limits": {"cpu": 1, "memory": 2}}
+    assert template.concurrency is not None
+    assert (template.concurrency.key, template.concurrency.limit) == ("user.id", 1)
+    assert template.lifecycle is not None
+    assert (template.lifecycle.staleness_action, template.lifecycle.max_duration_seconds) == ("dlq", 10)
+    assert template.on_failure == "fail"
+    assert template.environments == {}
+
+
+def test_an_environment_without_overrides() -> None:
+    plain = load_template(TEXT.split("environments:", maxsplit=1)[0]).template
+    for environment in ("production", "elsewhere"):
+        assert load_template(TEXT, environment=environment).template == plain
+
+
+def test_without_an_environment_the_overrides_are_kept() -> None:
+    template = load_template(TEXT).template
+    assert set(template.environments) == {"test", "production"}
+    again = load_template(template.canonical_json()).template
+    assert again == template
+    assert again.for_environment("test") == load_template(TEXT, environment="test").template
+    assert again.content_hash() != again.for_environment("test").content_hash()
+
+
+def test_errors_in_other_environments_are_found() -> None:
+    template, problems = check_template(TEXT + "  broken: {on_failure: maybe}\n", "t.yaml", "test")
+    assert template is None
+    assert [(problem.path, problem.line) for problem in problems] == [
+        ("environments.broken.on_failure", TEXT.count("\n") + 1)
+    ]
+
+
+def test_the_graph_is_the_same_in_every_environment() -> None:
+    template, problems = check_template(TEXT.replace("queue: special", "depends_on: []"))
+    assert template is None
+    assert [(problem.code, problem.path) for problem in problems] == [
+        ("UNKNOWN_KEY", "environments.test.steps[0].depends_on")
+    ]
+
+
+def test_the_hash_follows_the_meaning() -> None:
+    base = "name: t\nsteps: [{name: a, handler: h}]"
+    same = "# a comment\nsteps:\n- handler: {callable: h, method: call}\n  name: a\n  retry: {jitter: 0.1}\nname: t\n"
+    other = "name: t\nsteps: [{name: a, handler: h, retry: {jitter: 0.2}}]"
+    first = load_template(base).template.content_hash()
+    assert first.startswith("sha256:")
+    assert len(first) == len("sha256:") + 64
+    assert load_template(same).template.content_hash() == first
+    assert load_template(other).template.content_hash() != first
+    assert load_template(base).template.canonical_json() == (
+        b'{"name":"t","namespace":"default","steps":[{"handler":{"callable":"h"},"name":"a"}],"version":"1.0.0"}'
+    )
+
+
+def test_the_canonical_form_is_bounded() -> None:
+    steps = "".join(f"- {{name: s{number}, handler: h, depends_on: *d}}\n" for number in range(1, 2_000))
+    names = ", ".join(f"x{number}" for number in range(500))
+    text = (
+        f"name: t\nmetadata: {{names: &d [{names}]}}\nsteps:\n"
+        + "".join(f"- {{name: x{number}, handler: h}}\n" for number in range(500))
+        + steps.replace("2000", "1999")
+    )
+    template, problems = check_template(text)
+    assert template is None
+    assert "canonical form" in problems[-1].message or "aliases" in problems[0].message
