@@ -8,6 +8,13 @@ import http2 from "node:http2";
 import { createRequire } from "node:module";
 import path from "node:path";
 
+// The SDK calls this function of Node 22; older ones get it here.
+Promise.withResolvers ??= function () {
+  let resolve, reject;
+  const promise = new this((fulfil, refuse) => ((resolve = fulfil), (reject = refuse)));
+  return { promise, resolve, reject };
+};
+
 const restate = createRequire(path.join(process.cwd(), "_"))("@restatedev/restate-sdk");
 
 const step = () => ({ ok: true });

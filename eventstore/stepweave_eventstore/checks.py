@@ -94,9 +94,3 @@ def check_shard_count(shard_count: int) -> None:
     """Raise `ValueError` for a number of shards that an installation cannot have."""
     if not 1 <= shard_count <= SHARD_COUNT_MAX:
         raise ValueError(f"shard_count must be 1 to {SHARD_COUNT_MAX}, not {shard_count}")
-
-
-def check_held(epochs: dict[int, int], published: dict[int, int]) -> None:
-    """Raise `ValueError` where a published position comes without the epoch that fences it."""
-    if stray := published.keys() - epochs.keys():
-        raise ValueError(f"published names shards that epochs does not: {sorted(stray)}")

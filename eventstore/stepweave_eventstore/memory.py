@@ -18,7 +18,6 @@ from .checks import (
     INT_MAX,
     check_append,
     check_columns,
-    check_held,
     check_limit,
     check_page,
     check_shard_count,

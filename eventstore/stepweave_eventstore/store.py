@@ -14,9 +14,11 @@ Every implementation passes the same conformance suite (`tests/store`). The rule
 **When the outcome is unknown.** `StoreUnavailable` from `append` says that no answer came, not that nothing
 was stored. Read the shard's row (`shards`): at `new_position` with `new_hash` the append is stored. At
 `expected_position` it is not stored *yet* – the statement may still be running in the server, for as long as
-the server's statement time-out. What settles it is to send the same append again (one of the two wins, the
-other finds that the head has moved and stores nothing) or to take the shard over (the new epoch shuts the old
-statement out). Never decide the same positions anew on the strength of a read alone.
+the server's statement time-out. What settles it is the next append from that position, the same one again or
+one decided anew: of all that are sent for a position exactly one is stored, and the others find that the head
+has moved. So where that next append is answered without the shard and the epoch is still the writer's, the
+first one was stored after all. Taking the shard over settles it too: the new epoch shuts the old statement
+out. What a read alone never allows is to tell somebody that the append failed.
 """
 
 from __future__ import annotations
@@ -233,8 +235,9 @@ class EventStore(Protocol):
     ) -> set[int]:
         """Extend the leases of shards (`{shard: epoch}`) still held at that epoch; return those extended.
 
-        `published` moves `published_position` forward for the shards it names (also fenced by epoch); each of
-        them must be in `epochs`. A lease that ran out is extended too, as long as nobody took the shard.
+        `published` moves `published_position` forward for the shards it names, fenced by the epoch given for
+        them in `epochs` (without one it is ignored). A position beyond the head is a `ValueError`. A lease
+        that ran out is extended too, as long as nobody took the shard.
         """
 
     async def release_shards(self, owner: str, epochs: dict[int, int], published: dict[int, int]) -> None:

@@ -24,7 +24,7 @@ const number = (name) => {
 };
 const milliseconds = (name) => Math.round(1_000 * number(`${name}-seconds`));
 const [HEARTBEAT_MS, PULL_MS, GRACE_MS] = ["heartbeat", "pull", "grace"].map(milliseconds);
-const CONCURRENCY = number("concurrency"), STARTED_AFTER_MS = 250, ANSWER_MS = 2_000;
+const CONCURRENCY = number("concurrency"), STARTED_AFTER_MS = 250, ANSWER_MS = 2_000, TIMER_MS_MAX = 2 ** 31 - 1;
 const WORKER_ID = `node-${token(hostname())}-${process.pid}-${randomBytes(4).toString("hex")}`; // P5
 const CANCELLED = Symbol("the step was cancelled");
 
@@ -85,7 +85,7 @@ async function run(step) {
   const timers = [setTimeout(announce, STARTED_AFTER_MS)]; // P13
   if (step.timeout_ms) { // P14
     const late = fault(`no result within ${step.timeout_ms} ms`, "timeout", "STEP_TIMEOUT");
-    timers.push(setTimeout(() => abort.abort(late), step.timeout_ms));
+    timers.push(setTimeout(() => abort.abort(late), Math.min(step.timeout_ms, TIMER_MS_MAX)));
   }
   running.add(entry);
   let outcome;
@@ -123,12 +123,13 @@ async function report(step, outcome) { // P19: until it is stored
 }
 
 async function dependency(step, name) { // P17
-  if (name in step.dependency_results || step.dependency_results_complete) return step.dependency_results[name];
+  const { dependency_results: results, dependency_results_complete: complete } = step;
+  if (Object.hasOwn(results, name) || complete) return results[name];
   for (let offset = 0; offset !== null;) {
     const question = encode({ task_id: step.task_id, step_name: step.step_name, offset });
     const answer = (await nc.request("sw.api.v1.task.results", question, { timeout: ANSWER_MS })).json();
     if (answer.error) throw fault(`${answer.error.code}: ${answer.error.message}`, "retryable_error", "RESULTS_UNAVAILABLE");
-    if (name in answer.results) return answer.results[name];
+    if (Object.hasOwn(answer.results, name)) return answer.results[name];
     offset = answer.next_offset ?? null;
   }
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -187,3 +188,54 @@ def store(request: pytest.FixtureRequest) -> EventStore:
 async def writer(store: EventStore) -> Writer:
     """A writer that holds the shards 0 and 1."""
     return await Writer(store).take(0, 1)
+
+
+@pytest.fixture
+async def admin(ledger_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of a superuser to the database of `postgres_store`."""
+    connection = await asyncpg.connect(ledger_url, timeout=TIMEOUT_SECONDS)
+    yield connection
+    await connection.close(timeout=TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+async def role(admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """A role without any right."""
+    name = f"test_role_{uuid.uuid4().hex}"
+    await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+    yield name
+    await admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.fixture
+def role_url(ledger_url: str, role: str) -> str:
+    """The address of `postgres_store`'s database for that role."""
+    parts = urlsplit(ledger_url)
+    return urlunsplit(parts._replace(netloc=f"{role}:secret@{parts.hostname}:{parts.port}"))
+
+
+async def _eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not await condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
+    """Waits until a condition is true, and fails where it does not become so."""
+    return _eventually
+
+
+@pytest.fixture
+def somebody_waits(admin: asyncpg.Connection) -> Callable[[], Awaitable[None]]:
+    """Waits until a statement in `postgres_store`'s database waits for a lock."""
+    waiting = """
+        SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()
+    """
+
+    async def waits() -> bool:
+        return bool(await admin.fetchval(waiting))
+
+    return lambda: _eventually(waits)

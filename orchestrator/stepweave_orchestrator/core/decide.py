@@ -95,7 +95,7 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
             lost = _Failure(
                 settled_by="timeout",
                 error_type="timeout",
-                error_code="TIMEOUT",
+                error_code="STEP_TIMEOUT",
                 error_message=f"no result within {seconds:g} s, and its worker did not say why",
                 worker_id=step.worker_id,
             )

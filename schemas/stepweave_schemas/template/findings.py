@@ -56,6 +56,11 @@ def note_model_errors(error: ValidationError, reading: Reading) -> None:
         reading.problems.add(code, message, path=place.path, line=place.line, hint=hint)
 
 
+def _is_consequence(kind: str, detail: Mapping[str, Any]) -> bool:
+    """Whether a list is only short because its bad elements, which have errors of their own, do not count."""
+    return kind == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+
+
 def _describe(kind: str, detail: Mapping[str, Any], location: Location, path: str) -> tuple[str, str, Hint]:
     """Code, message and hint of one error of the model."""
     value: object = detail["input"]

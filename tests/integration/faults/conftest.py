@@ -148,8 +148,10 @@ class Stack:
         return [task.task_uuid for task in tasks]
 
     async def complete(self, task_ids: list[str], seconds: float = 60.0) -> None:
-        for task_id in task_ids:
-            task = await self.client.wait_for_task(task_id, timeout_seconds=seconds)
+        tasks = await asyncio.gather(
+            *(self.client.wait_for_task(task_id, timeout_seconds=seconds) for task_id in task_ids)
+        )
+        for task in tasks:
             assert task.status == "complete", (task, [p.log.read_text()[-3000:] for p in self.processes])
 
     def runs(self) -> list[list[str]]:

@@ -14,6 +14,7 @@ import pytest
 from stepweave_schemas import codec, dispatch, result, subjects
 from stepweave_schemas.identity import shard_of, step_uuid
 from stepweave_schemas.json_schemas import documents
+from stepweave_schemas.template import load_template_file
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "worker/PROTOCOL.md").read_text()
@@ -44,6 +45,16 @@ def test_the_node_worker_names_rules_that_exist(name: str) -> None:
     named = set(re.findall(r"\bP\d+\b", (ROOT / "examples/node-worker" / name).read_text()))
     assert named
     assert named <= {number for number, _ in RULES}
+
+
+def test_the_template_of_the_node_worker_loads_and_its_handlers_exist() -> None:
+    folder = ROOT / "examples/node-worker"
+    loaded = load_template_file(folder / "greeting.yaml")
+    assert loaded.warnings == ()
+    compose, render = loaded.template.steps
+    assert f'@step_handler("{compose.handler.callable}")' in (folder / "handlers.py").read_text()
+    assert f"function {render.handler.callable}(" in (folder / "handlers.mjs").read_text()
+    assert (compose.queue, render.queue) == ("default", "node")
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

@@ -117,9 +117,7 @@ def test_mermaid_shows_types() -> None:
 
 
 def test_one_step() -> None:
-    assert drawing(template(only="")) == (
-        "default/t:1.0.0 · 1 step\n\n┌──────┐\n│ only │\n└──────┘\n"  # no lines at all
-    )
+    assert drawing(template(only="")) == ("default/t:1.0.0 · 1 step\n\n┌──────┐\n│ only │\n└──────┘\n")
 
 
 def test_drawing_of_a_chain() -> None:
@@ -165,10 +163,10 @@ def test_drawing_of_a_folded_fan() -> None:
 def test_a_line_passes_the_layers_between() -> None:
     text = drawing(template(a="", b="a", c="a b", lonely=""))
     assert text.splitlines()[2:] == [
-        "  ┌───┐   ┌────────┐",
-        "  │ a │   │ lonely │",
-        "  └─┬─┘   └────────┘",
-        "  ┌─┴───┐",
+        "   ┌───┐   ┌────────┐",
+        "   │ a │   │ lonely │",
+        "   └─┬─┘   └────────┘",
+        "  ┌──┴──┐",
         "  ▼     │",
         "┌───┐   │",
         "│ b │   │",

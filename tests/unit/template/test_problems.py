@@ -23,7 +23,7 @@ def one(text: str, code: str) -> Problem:
 
 
 CASES = {
-    "BAD_YAML": ("name: t\nsteps:\n- {name: a, handler: h\n- b", "", 4),
+    "BAD_YAML": ("name: t\nsteps:\n- name: a\n  handler: *h\n", "", 4),
     "UNKNOWN_KEY": (HEAD + "  retrys: {}\n", "steps[0].retrys", 5),
     "IGNORED_KEY": (HEAD + "concurrent: true\n", "concurrent", 5),
     "BAD_VALUE": (HEAD + "  retry:\n    jitter: 2\n", "steps[0].retry.jitter", 6),

@@ -34,7 +34,7 @@ from .tracing import current_traceparent
 T = TypeVar("T")
 
 #: One try of a request; the next one repeats it with the same ids.
-TRY_TIMEOUT_SECONDS: Final = 5.0
+TRY_TIMEOUT_SECONDS: Final = 2.5
 RETRY_PAUSE_SECONDS_MIN: Final = 0.05
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 #: Events may be switched off in a namespace, so waiting looks by itself too, this often.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -128,6 +129,8 @@ class JetStreamPublisher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
+        #: Timers run in it, not in the context of whoever published first.
+        self._context = contextvars.copy_context()
         self.acknowledged_count = 0
         self.duplicates_count = 0
         self.resent_count = 0
@@ -258,13 +261,14 @@ class JetStreamPublisher:
         # Raises where the message is too large: before it counts as waiting.
         self._connection.send(subject, payload, reply=self._inbox + token, headers=headers)
         size = message_size_bytes(payload, headers)
+        if not self._waiting:
+            self._idle.clear()
         self._waiting[token] = _Waiting(
             subject, payload, headers, size, now, now + self._give_up_seconds, batch, index
         )
         self._waiting_bytes += size
         if self._timer is None:
-            self._idle.clear()
-            self._timer = self._loop.call_later(self._ack_timeout_seconds, self._check)
+            self._timer = self._loop.call_later(self._ack_timeout_seconds, self._check, context=self._context)
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -347,11 +351,14 @@ class JetStreamPublisher:
         if due <= now:
             self._send_again()
             due = now + self._ack_timeout_seconds
-        self._timer = self._loop.call_at(max(min(due, oldest.deadline), now + 0.01), self._check)
+        at = max(min(due, oldest.deadline), now + 0.01)
+        self._timer = self._loop.call_at(at, self._check, context=self._context)
 
     def _resend_soon(self) -> None:
         if self._resend_timer is None:
-            self._resend_timer = self._loop.call_later(_NO_STREAM_WAIT_SECONDS, self._send_again)
+            self._resend_timer = self._loop.call_later(
+                _NO_STREAM_WAIT_SECONDS, self._send_again, context=self._context
+            )
 
     def _send_again(self) -> None:
         """Send everything that waits once more, in order."""

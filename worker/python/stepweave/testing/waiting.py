@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from inspect import isawaitable
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]],
+    condition: Callable[[], Any],
     *,
     timeout_seconds: float = 10.0,
     interval_seconds: float = 0.005,
     what: str = "the condition",
-) -> T:
+) -> Any:
     """Ask `condition` (sync or async) until it is true and return what it said.
 
     Raises `AssertionError` naming `what` after `timeout_seconds`.
@@ -25,7 +23,7 @@ async def eventually(
     deadline = loop.time() + timeout_seconds
     while True:
         answer = condition()
-        value: T = await answer if isawaitable(answer) else answer
+        value = await answer if isawaitable(answer) else answer
         if value:
             return value
         if loop.time() > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -76,6 +77,8 @@ class TryPool:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop = asyncio.get_running_loop()
+        #: Handlers start in it, not in the context of the one that ended before.
+        self._context = contextvars.copy_context()
         self.started_count = 0
 
     # -- state -----------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class TryPool:
         """Fill free slots once for all handlers that end in this turn of the loop."""
         if not self._turn_scheduled:
             self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._turn, context=self._context)
 
     def _turn(self) -> None:
         self._turn_scheduled = False

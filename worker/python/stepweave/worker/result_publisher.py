@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from functools import partial
 
@@ -35,6 +36,8 @@ class ResultPublisher:
         self._scheduled = False
         self._room_task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        #: Flushing runs in it, not in the context of the handler that ended first.
+        self._context = contextvars.copy_context()
         self.outcomes_count = 0
         self.messages_count = 0
 
@@ -46,7 +49,7 @@ class ResultPublisher:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush, context=self._context)
 
     async def drain(self, timeout_seconds: float) -> bool:
         """Publish everything and wait for the acknowledgements; False where that takes longer."""

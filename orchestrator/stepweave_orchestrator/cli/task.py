@@ -1,0 +1,303 @@
+"""`stepweave task`: start tasks, look at them, follow them, cancel them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import CommandError, ExitCode
+from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
+from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, status_text, stdout
+from .running import client, run_async
+from .task_input import context_of, moment_of, who
+from .template import parse_reference
+
+if TYPE_CHECKING:
+    from stepweave.client import Client
+    from stepweave.responses import TaskResponse
+    from stepweave_schemas.api import TaskPage
+
+app = typer.Typer(name="task", help="Start tasks, look at them, follow them, cancel them.", no_args_is_help=True)
+
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
+
+
+@app.command()
+def create(
+    template: Annotated[
+        str, typer.Argument(metavar="NAMESPACE/NAME[:VERSION]", help="The template; `default/` may be left out.")
+    ],
+    context: Annotated[
+        str | None,
+        typer.Option("--context", "-c", help="The input: a JSON object, @FILE, or - for stdin.", metavar="JSON"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="Put a value into the context: JSON where it reads as JSON, else text; a.b=1 goes into a.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Idempotency key: the same request again is the same task.")
+    ] = None,
+    start_at: Annotated[
+        str | None, typer.Option("--start-at", help="Start later: a time with zone, or a span such as 90s.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", min=-100, max=100, help="Higher goes first.")] = 0,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
+    initiator: Annotated[str | None, typer.Option("--initiator", help="Who; default: this user.")] = None,
+    correlation_id: Annotated[
+        str | None, typer.Option("--correlation-id", help="Joins the task to others; default: its own id.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end, then show the task.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-W", help="Print its events until the end.")] = False,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Start a task.
+
+    With --wait and --watch the exit code is 1 where the task does not complete.
+    """
+    namespace, name, version = parse_reference(template)
+    given = context_of(context, settings or ())
+    later = None if start_at is None else moment_of(start_at, "--start-at")
+
+    async def work() -> TaskResponse:
+        async with client(nats_url, timeout_seconds) as api:
+            task = await api.create_task(
+                name,
+                namespace=namespace,
+                version=version,
+                context=given,
+                idempotency_key=key,
+                start_at=later,
+                priority=priority,
+                tags=tags or (),
+                reason=reason,
+                initiator=who() if initiator is None else initiator,
+                correlation_id=correlation_id,
+            )
+            if task.replayed:
+                progress("this task exists already: the same request made it before")
+            if watch:
+                progress(f"task {task.task_uuid}")
+                await _print_events(api, task.task_uuid, output, 1)
+                return await api.get_task(task.task_uuid)
+            return await api.wait_for_task(task.task_uuid) if wait else task
+
+    task = run_async(work())
+    if not watch:
+        show(task, output, lambda: print_task(task, with_steps=wait))
+    if wait or watch:
+        _refuse_failure(task)
+    elif output is OutputFormat.TABLE:
+        progress(f"follow it with: stepweave task watch {task.task_uuid}")
+
+
+@app.command()
+def get(
+    task_id: TaskId,
+    results: Annotated[bool, typer.Option("--results", help="Show what the steps returned too.")] = False,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show a task and its steps, as they are now."""
+
+    async def work() -> tuple[TaskResponse, dict[str, Any]]:
+        async with client(nats_url, timeout_seconds) as api:
+            task = await api.get_task(task_id)
+            return task, await api.get_results(task_id) if results else {}
+
+    task, found = run_async(work())
+    if output is not OutputFormat.TABLE:
+        show(_with_results(task, found) if results else task, output, lambda: None)
+        return
+    print_task(task)
+    if results:
+        say()
+        print_table(
+            ("step", "result"),
+            ((step, _json(result)) for step, result in found.items()),
+            empty="no step has returned anything yet",
+        )
+
+
+@app.command("list")
+def list_(
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Only tasks of this template.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", help="Only this status; may be repeated.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only tasks with this tag.")] = None,
+    initiator: Annotated[str | None, typer.Option("--initiator", help="Only what this one started.")] = None,
+    correlation_id: Annotated[
+        str | None, typer.Option("--correlation-id", help="Only tasks with this correlation id.")
+    ] = None,
+    page: Annotated[int, typer.Option("--page", min=1, help="Which page.")] = 1,
+    per_page: Annotated[int, typer.Option("--per-page", min=1, max=200, help="Tasks on a page.")] = 50,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """List tasks, the newest first; up to a second behind what happens."""
+
+    async def work() -> TaskPage:
+        async with client(nats_url, timeout_seconds) as api:
+            return await api.list_tasks(
+                namespace=namespace,
+                name=name,
+                status=status or (),
+                tag=tag,
+                initiator=initiator,
+                correlation_id=correlation_id,
+                page=page,
+                per_page=per_page,
+            )
+
+    found = run_async(work())
+    if output is not OutputFormat.TABLE:
+        show(found, output, lambda: None)
+        return
+    print_table(
+        ("task", "template", "status", ">steps", "created", "error"),
+        (
+            (
+                one.task_uuid,
+                f"{one.namespace}/{one.name}:{one.version}",
+                status_text(one.status),
+                f"{one.completed_steps}/{one.total_steps}",
+                moment(one.created_at),
+                one.error_message,
+            )
+            for one in found.tasks
+        ),
+        empty="no task fits; `stepweave task create NAMESPACE/NAME` starts one",
+    )
+    pages = found.pagination
+    if pages.total_pages > 1:
+        more = f"; --page {page + 1} shows more" if pages.has_next else ""
+        progress(f"page {page} of {pages.total_pages}, {pages.total_count} tasks{more}")
+
+
+@app.command()
+def watch(
+    task_id: TaskId,
+    from_version: Annotated[int, typer.Option("--from-version", min=1, help="Start at this event.")] = 1,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Print a task's events, those so far and those to come, until it ends or is blocked.
+
+    The exit code is 1 where the task did not complete. With -o json: one event a line.
+    """
+
+    async def work() -> TaskResponse:
+        async with client(nats_url, timeout_seconds) as api:
+            await _print_events(api, task_id, output, from_version)
+            return await api.get_task(task_id)
+
+    _refuse_failure(run_async(work()))
+
+
+@app.command()
+def cancel(
+    task_id: TaskId,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """End a task now: running handlers are told, and what they still return is refused."""
+
+    async def work() -> TaskResponse:
+        async with client(nats_url, timeout_seconds) as api:
+            return await api.cancel_task(task_id, reason=reason, cancelled_by=who())
+
+    task = run_async(work())
+    show(task, output, lambda: print_task(task))
+
+
+def print_task(task: Any, *, with_steps: bool = True) -> None:
+    """A task (`TaskResponse`) for people."""
+    print_fields(
+        (
+            ("task", task.task_uuid),
+            ("template", f"{task.namespace}/{task.name}:{task.version}"),
+            ("status", status_text(task.status)),
+            ("steps", f"{task.completed_steps} of {task.total_steps} done"),
+            ("created", f"{task.created_at}" + (f" by {task.initiator}" if task.initiator else "")),
+            ("ended", task.completed_at),
+            ("reason", task.reason),
+            ("tags", task.tags),
+            ("priority", task.priority or None),
+            ("correlation", None if task.correlation_id == task.task_uuid else task.correlation_id),
+            ("next", (task.recommended_action or "").replace("_", " ")),
+        )
+    )
+    if with_steps and task.steps:
+        say()
+        print_table(
+            ("step", "state", ">tries", "next try", "error"),
+            (
+                (
+                    step.name,
+                    status_text(step.current_state),
+                    f"{step.attempts}/{step.max_attempts}",
+                    moment(step.next_retry_at),
+                    None if step.error_type is None else f"{step.error_type}: {step.error_message}",
+                )
+                for step in task.steps
+            ),
+            empty="no steps",
+        )
+        if task.steps_truncated:
+            progress(f"the first {len(task.steps)} steps of {task.total_steps}")
+
+
+async def _print_events(api: Client, task_id: str, output: OutputFormat, from_version: int) -> None:
+    import msgspec
+
+    from .event_text import event_line
+
+    async for envelope in api.watch_task(task_id, from_version=from_version, until_blocked=True):
+        if output is OutputFormat.TABLE:
+            # A line may be longer than the terminal is wide.
+            stdout().print(event_line(envelope), soft_wrap=True)
+        elif output is OutputFormat.JSON:
+            say(msgspec.json.encode(envelope).decode())
+        else:
+            say("---")
+            show(envelope, output, lambda: None)
+
+
+def _refuse_failure(task: TaskResponse) -> None:
+    """End the command with code 1 where the task did not complete."""
+    if task.status == "complete":
+        return
+    failed = [step for step in task.steps if step.current_state == "error"]
+    why = f": {failed[0].name}: {failed[0].error_message}" if failed else ""
+    raise CommandError(
+        f"the task is {task.status}{why}; `stepweave events list {task.task_uuid}` shows its history",
+        ExitCode.FAILED,
+    )
+
+
+def _with_results(task: TaskResponse, results: dict[str, Any]) -> dict[str, Any]:
+    from .output import plain
+
+    return {**plain(task), "results": results}
+
+
+def _json(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
