@@ -21,6 +21,9 @@ APPEND_DATA_CHARS_MAX: Final = 64 * 1024 * 1024
 #: The last moment that an event or a wake-up can name: the end of the year 9999, in ms since the Unix epoch.
 MOMENT_MS_MAX: Final = 253_402_300_799_999
 
+#: NUL, which PostgreSQL's text cannot hold, and halves of surrogate pairs, which UTF-8 cannot.
+UNSTORABLE_CHARACTER: Final = re.compile("[\x00\ud800-\udfff]")
+
 _UUIDS: Final = re.compile(r"(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})*")
 
 

@@ -6,18 +6,16 @@ type cannot hold must not be able to stop a projection.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from .checks import UNSTORABLE_CHARACTER
 from .store import TaskRow, TemplateRow
 
 Row = TypeVar("Row", TaskRow, TemplateRow)
 
-#: NUL, which PostgreSQL's text cannot hold, and halves of surrogate pairs, which UTF-8 cannot.
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _REPLACEMENT: Final = "\ufffd"
 
 
@@ -27,9 +25,9 @@ def storable(row: Row) -> Row:
     for field in row.__struct_fields__:
         value = getattr(row, field)
         if isinstance(value, str):
-            changes[field] = _UNSTORABLE.sub(_REPLACEMENT, value)
+            changes[field] = UNSTORABLE_CHARACTER.sub(_REPLACEMENT, value)
         elif field == "tags":
-            changes[field] = tuple(_UNSTORABLE.sub(_REPLACEMENT, tag) for tag in value)
+            changes[field] = tuple(UNSTORABLE_CHARACTER.sub(_REPLACEMENT, tag) for tag in value)
     return msgspec.structs.replace(row, **changes)
 
 

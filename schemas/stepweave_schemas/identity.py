@@ -28,12 +28,10 @@ def shard_of(task_id: str, shard_count: int) -> int:
 
 def derived_uuid(*parts: str) -> str:
     """A UUIDv8 (RFC 9562) made of the SHA-256 of the parts; the same parts give the same id."""
-    text = "".join(f"{len(part)}:{part}" for part in parts)
-    digest = bytearray(hashlib.sha256(text.encode()).digest()[:16])
-    digest[6] = (digest[6] & 0x0F) | 0x80
-    digest[8] = (digest[8] & 0x3F) | 0x80
-    hexed = digest.hex()
-    return f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    digits = hashlib.sha256(text.encode()).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def step_uuid(task_id: str, step_name: str) -> str:

@@ -18,6 +18,7 @@ Names of users go into subjects as tokens of `[A-Za-z0-9_-]`; anything else is e
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 PriorityClass = Literal["high", "normal", "low"]
@@ -49,6 +50,7 @@ _RESULT = re.compile(r"sw\.res\.([A-Za-z0-9_-]+)\.(\d+)\.([A-Za-z0-9_-]+)")
 _EVENT = re.compile(r"sw\.evt\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([a-z_]+)\.([a-z_]+)")
 
 
+@lru_cache(maxsize=4_096)
 def token(name: str) -> str:
     """The subject token of a user's name; `untoken` gives the name back.
 
@@ -168,7 +170,10 @@ def parse_event(subject: str) -> EventAddress | None:
     if match is None:
         return None
     namespace, template, task_id, entity, verb = match.groups()
-    return EventAddress(untoken(namespace), untoken(template), task_id, f"{entity}.{verb}")
+    try:
+        return EventAddress(untoken(namespace), untoken(template), task_id, f"{entity}.{verb}")
+    except UnicodeDecodeError:
+        return None
 
 
 def cancel_notice(namespace: str) -> str:

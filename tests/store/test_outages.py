@@ -24,7 +24,7 @@ from stepweave_orchestrator.embedded import Servers
 
 TIMEOUT_SECONDS = 30.0
 LEASE_MS = 60_000
-A, B = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "ab")
+A = "0190b7a2-0000-7000-8000-00000000000a"
 
 WriterOf = Callable[..., Any]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]

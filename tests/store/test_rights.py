@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -25,8 +25,6 @@ LEASE_MS = 60_000
 A, B = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "ab")
 
 WriterOf = Callable[..., Any]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
-SomebodyWaits = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from stepweave_schemas.template import Problem, TaskTemplate, check_template
 
 from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
@@ -44,12 +43,17 @@ from stepweave_schemas.identity import (
     template_stream_id,
 )
 from stepweave_schemas.mint import uuid7
+from stepweave_schemas.template import Problem, TaskTemplate, check_template
 
 #: Bounds of a task request, in characters and numbers.
 TEXT_CHARS_MAX = 1_024
 TAGS_MAX = 50
 PRIORITY_MAX = 100
 START_AFTER_SECONDS_MAX = 5 * 366 * 24 * 3600
+#: A template in its canonical form: it must travel in one message.
+TEMPLATE_BYTES_MAX = 640 * 1024
+#: Problems of a template in one answer.
+PROBLEMS_MAX = 200
 #: Bytes of events in one answer.
 EVENTS_BYTES_MAX = 768 * 1024
 
@@ -106,7 +110,7 @@ class Operations:
 
     async def create_task(self, request: api.CreateTask) -> bytes:
         """Begin a task; answers once its first event is committed."""
-        shard, command = await self._creation(request, brief=False)
+        shard, command = await self._creation(request)
         return await self._router.call(shard, command)
 
     async def create_many(self, request: api.CreateMany) -> bytes:
@@ -119,7 +123,7 @@ class Operations:
         by_shard: dict[int, list[tuple[int, Create]]] = {}
         for number, task in enumerate(request.tasks):
             try:
-                shard, command = await self._creation(task, brief=True)
+                shard, command = await self._creation(task)
                 by_shard.setdefault(shard, []).append((number, command))
             except ApiError as error:
                 refs[number] = msgspec.Raw(encode(api.CreatedRef(error=error.body()["error"])))
@@ -140,7 +144,7 @@ class Operations:
         await asyncio.gather(*(of_shard(shard, commands) for shard, commands in by_shard.items()))
         return encode({"tasks": refs})
 
-    async def _creation(self, request: api.CreateTask, *, brief: bool) -> tuple[int, Create]:
+    async def _creation(self, request: api.CreateTask) -> tuple[int, Create]:
         _check_request(request)
         version = await self._templates.resolve(request.namespace, request.name, request.version)
         violations = version.violations(request.context)
@@ -177,7 +181,6 @@ class Operations:
             correlation_id=request.correlation_id or request_id,
             known_identity=task_id != request_id,
             strict=strict,
-            brief=brief,
         )
         return shard_of(task_id, self._shard_count), command
 
@@ -275,9 +278,14 @@ class Operations:
                 "VALIDATION_FAILED",
                 f"the template has {len(errors)} error(s): "
                 + "; ".join(_line(problem) for problem in errors[:5]),
-                problems=[_problem(problem) for problem in problems],
+                problems=[_problem(problem) for problem in problems[:PROBLEMS_MAX]],
             )
         content = template.canonical_json()
+        if len(content) > TEMPLATE_BYTES_MAX:
+            raise ApiError(
+                "VALIDATION_FAILED",
+                f"the template has {len(content)} bytes in its canonical form, {TEMPLATE_BYTES_MAX} at most",
+            )
         registered = TemplateRegistered(
             namespace=template.namespace,
             name=template.name,
@@ -300,14 +308,18 @@ class Operations:
             template.name,
             template.version,
             created=bool(msgspec.json.decode(answer)["created"]),
-            warnings=tuple(_problem(problem) for problem in problems),
+            warnings=tuple(_problem(problem) for problem in problems[:PROBLEMS_MAX]),
         )
 
     async def validate_template(self, request: api.ValidateTemplate) -> bytes:
         """Every problem of a template; stores nothing."""
         template, problems = await asyncio.to_thread(self._check, request.content, request.source)
         valid = template is not None and all(problem.severity != "error" for problem in problems)
-        return encode(api.ValidationReply(valid=valid, problems=tuple(_problem(each) for each in problems)))
+        return encode(
+            api.ValidationReply(
+                valid=valid, problems=tuple(_problem(each) for each in problems[:PROBLEMS_MAX])
+            )
+        )
 
     async def get_template(self, request: api.GetTemplate) -> bytes:
         """One version of a template."""

@@ -6,10 +6,10 @@ as long as it runs, so a file that a killed process left behind is recognised.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +67,10 @@ def database_address(database_url: str | None, nats_url: str | None = None) -> s
 
 def running_dev(folder: Path | None = None) -> DevAddresses | None:
     """The servers of the `stepweave dev` that runs on a data folder (default: this folder's), if one does."""
+    if sys.platform == "win32":
+        return None  # no embedded servers there
+    import fcntl
+
     path = (folder or data_folder()) / DEV_FILE
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -93,6 +97,10 @@ def announced_dev(folder: Path, addresses: DevAddresses) -> Iterator[Path]:
 
     Gives the file's path; only this user can read it, since it holds passwords.
     """
+    if sys.platform == "win32":
+        raise CommandError("`stepweave dev` does not run on Windows: use WSL", ExitCode.UNAVAILABLE)
+    import fcntl
+
     path = folder / DEV_FILE
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"

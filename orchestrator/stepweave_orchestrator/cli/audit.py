@@ -12,7 +12,7 @@ from .output import OutputFormat, print_table, progress, show, stderr
 from .running import event_store, run_async
 
 if TYPE_CHECKING:
-    from stepweave_eventstore.audit import AuditReport, Progress
+    from stepweave_eventstore.audit import AuditReport, Progress, ShardAudit
 
 app = typer.Typer(name="audit", help="Prove that the ledgers are whole.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def verify(
 
     found = run_async(work())
     show(
-        found,
+        [_plain(shard) for shard in found.shards],
         output,
         lambda: print_table(
             (">shard", ">events", "state", ">first broken", "head"),
@@ -82,3 +82,16 @@ def verify(
             ExitCode.FAILED,
         )
     progress(f"whole: {found.events:,} events in {len(found.shards)} shards")
+
+
+def _plain(shard: ShardAudit) -> dict[str, object]:
+    fault = shard.fault
+    return {
+        "shard": shard.shard,
+        "events": shard.events,
+        "head_position": shard.head_position,
+        "head_hash": shard.head_hash.hex(),
+        "fault": None
+        if fault is None
+        else {"position": fault.position, "kind": str(fault.kind), "message": fault.message},
+    }

@@ -7,8 +7,9 @@ from .plan import StepSpec
 #: A handler may not ask for a longer `retry_after` unless its template says so.
 DEFAULT_RETRY_AFTER_MS_MAX = 3_600_000
 
-#: The exponent beyond which any base is past any cap; keeps the numbers small.
-_EXPONENT_MAX = 40
+#: The number of tries beyond which the smallest base is past the largest cap (30 days) whatever the formula, the
+#: Fibonacci numbers being the slowest; keeps the numbers small.
+_EXPONENT_MAX = 64
 
 
 def fibonacci(n: int) -> int:

@@ -16,8 +16,11 @@ from .state import ACTIVE, StepState, TaskState
 
 Decision = list[events.Event] | Rejection
 
-#: `settled_by` of a try that a worker's own outcome ended.
-_WORKER_SETTLED = {"success": "success", "failure": "failure"}
+#: The outcomes that end a try by the worker's own word; `settled_by` has the same names.
+_RESULTS = frozenset({"success", "failure"})
+
+#: Most steps that one event names (up to 255 bytes each), so that it fits into one message.
+NAMED_STEPS_MAX = 1_000
 
 
 def decide(state: TaskState, command: Command, moment: Moment) -> Decision:
@@ -34,13 +37,12 @@ def decide(state: TaskState, command: Command, moment: Moment) -> Decision:
 def _create(state: TaskState, command: CreateTask, moment: Moment) -> Decision:
     created = command.created
     if state.version:
-        if state.request_id == created.request_id:
+        same = state.request_digest == created.request_digest
+        if same and (state.request_id == created.request_id or not command.strict):
             return []
         if command.strict:
             return Rejection("CONFLICT", "a task with the same template and context exists")
-        if state.request_digest == created.request_digest:
-            return []
-        return Rejection("CONFLICT", "the idempotency key was used for another request")
+        return Rejection("CONFLICT", "the task id or idempotency key was used for another request")
     if created.start_at_ms is not None and created.start_at_ms > moment.now_ms:
         return [created]
     if created.start_at_ms is not None:
@@ -68,7 +70,7 @@ def _cancel(state: TaskState, command: CancelTask, moment: Moment) -> Decision:
             namespace=plan.ref.namespace,
             reason=command.reason,
             cancelled_by=command.cancelled_by,
-            cancelled_steps=running,
+            cancelled_steps=running[:NAMED_STEPS_MAX],
         )
     ]
 
@@ -96,7 +98,7 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
                 settled_by="timeout",
                 error_type="timeout",
                 error_code="STEP_TIMEOUT",
-                error_message=f"no result within {seconds:g} s, and its worker did not say why",
+                error_message=f"no result within {seconds:.15g} s, and its worker did not say why",
                 worker_id=step.worker_id,
             )
             happened.extend(_fail(state, number, lost, moment, tally))
@@ -217,24 +219,25 @@ def _current(state: TaskState, outcome: result.Outcome) -> tuple[int, Decision |
     if outcome.attempt == step.attempt and outcome.lease_token == step.lease_token and step.attempt:
         if step.status in ACTIVE:
             return number, None
-        return number, _late(state, step, outcome)
-    if step.earlier_tokens.get(outcome.attempt) == outcome.lease_token:
-        return number, _late(state, step, outcome)
+        return number, _late(step, outcome, step.settled_by)
+    earlier = step.earlier.get(outcome.attempt)
+    if earlier is not None and outcome.lease_token == earlier.lease_token:
+        return number, _late(step, outcome, earlier.settled_by)
     return number, Rejection("WRONG_TOKEN", f"the lease token is not that of try {outcome.attempt}")
 
 
-def _late(state: TaskState, step: StepState, outcome: result.Outcome) -> Decision:
+def _late(step: StepState, outcome: result.Outcome, settled_by: str) -> Decision:
     """A sound outcome for a try that is over: a repetition is dropped, news are recorded once."""
-    if outcome.KIND not in _WORKER_SETTLED:
+    if outcome.KIND not in _RESULTS:
         return Rejection("STALE", f"try {outcome.attempt} is over")
-    if outcome.attempt == step.attempt:
-        if step.settled_by == _WORKER_SETTLED[outcome.KIND]:
-            return Rejection("DUPLICATE", f"try {outcome.attempt} was reported before")
-        refusal = "task_finished" if step.settled_by == "cancel" else "step_finished"
-    else:
-        refusal = "stale_attempt"
+    if settled_by == outcome.KIND:
+        return Rejection("DUPLICATE", f"try {outcome.attempt} was reported before")
     if outcome.attempt in step.refused_attempts:
         return Rejection("STALE", f"try {outcome.attempt} is over, and its late result is recorded")
+    if outcome.attempt != step.attempt or step.status == "waiting_for_retry":
+        refusal = "stale_attempt"
+    else:
+        refusal = "task_finished" if step.status == "cancelled" else "step_finished"
     return [
         events.StepResultRefused(
             step_name=outcome.step_name,
@@ -326,7 +329,8 @@ def _fail(
         reason = "attempts_exhausted"
     else:
         if failure.retry_after_ms is not None:
-            delay = min(failure.retry_after_ms, plan.max_retry_after_ms or DEFAULT_RETRY_AFTER_MS_MAX)
+            cap = DEFAULT_RETRY_AFTER_MS_MAX if plan.max_retry_after_ms is None else plan.max_retry_after_ms
+            delay = min(failure.retry_after_ms, cap)
             source = "at_once" if failure.settled_by == "lost" else "retry_after"
         else:
             delay = backoff_delay_ms(spec, step.attempt, moment.entropy)
@@ -399,7 +403,7 @@ def _stuck(
 ) -> events.TaskBlocked | events.TaskFailed:
     """Nothing can go on: the task ends in error or waits for an operator, as its template says."""
     plan = state.the_plan
-    names = tuple(plan.steps[number].name for number in failed)
+    names = tuple(plan.steps[number].name for number in failed[:NAMED_STEPS_MAX])
     if error is None:
         fault = state.steps[failed[-1]].fault
         error = (fault.error_message, fault.error_code) if fault is not None else ("", None)

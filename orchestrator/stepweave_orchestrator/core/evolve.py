@@ -7,7 +7,7 @@ from typing import Any
 
 from stepweave_schemas import events
 
-from .state import TIMEOUT_GRACE_MS, Fault, StepState, TaskState
+from .state import ACTIVE, TIMEOUT_GRACE_MS, EarlierTry, Fault, StepState, TaskState
 
 
 def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskState:
@@ -59,8 +59,9 @@ def _task_failed(state: TaskState, event: events.TaskFailed, at_ms: int) -> None
 def _task_cancelled(state: TaskState, event: events.TaskCancelled, at_ms: int) -> None:
     for step in state.steps:
         if step.status not in ("complete", "error"):
+            if step.status in ACTIVE:
+                step.settled_by = "cancel"
             step.status = "cancelled"
-            step.settled_by = "cancel"
             step.due_at_ms = None
             step.updated_at_ms = at_ms
     state.due.clear()
@@ -81,10 +82,10 @@ def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> 
     number, step = _step(state, event, at_ms)
     if step.status == "waiting_for_retry":
         state.waiting_count -= 1
-    elif step.status in ("enqueued", "in_progress"):
+    elif step.status in ACTIVE:
         state.active_count -= 1
     if step.attempt and step.attempt != event.attempt:
-        step.earlier_tokens = {**step.earlier_tokens, step.attempt: step.lease_token}
+        step.earlier[step.attempt] = EarlierTry(step.lease_token, step.settled_by)
     state.active_count += 1
     step.status = "enqueued"
     step.attempt = event.attempt

@@ -39,6 +39,14 @@ class Fault(msgspec.Struct):
     at_ms: int
 
 
+class EarlierTry(msgspec.Struct, frozen=True):
+    """A try that another one has followed."""
+
+    lease_token: str
+    #: `failure`, `lost` or `timeout`.
+    settled_by: str
+
+
 class StepState(msgspec.Struct, kw_only=True):
     """One step of one task."""
 
@@ -49,8 +57,8 @@ class StepState(msgspec.Struct, kw_only=True):
     #: The current try, from 1; 0 before the first.
     attempt: int = 0
     lease_token: str = ""
-    #: The tokens of earlier tries, by try.
-    earlier_tokens: dict[int, str] = {}
+    #: Earlier tries, by number.
+    earlier: dict[int, EarlierTry] = {}
     #: What ended the current try: the outcome's kind, `timeout` or `cancel`; empty while it is open.
     settled_by: str = ""
     #: Tries whose late results were recorded as refused already.

@@ -118,6 +118,11 @@ class Leases:
         for row in rows:
             await self._on_acquired(row)
 
+    def any_certain(self) -> bool:
+        """Whether anything may be published at all: False where every lease is in doubt, as after a long pause."""
+        now = time.monotonic()
+        return not self._certain_until or any(now < until for until in self._certain_until.values())
+
     def certain_until(self, shard: int) -> float:
         """Until when (monotonic seconds) the lease is certain."""
         return self._certain_until.get(shard, 0.0)

@@ -64,7 +64,10 @@ class Orchestrator:
         self._failed = asyncio.get_running_loop().create_future()
         self.shard_count = await store.initialise(settings.shard_count)
         self.messages = JetStreamPublisher(
-            connection, waiting_messages_max=PUBLISHES_IN_FLIGHT_MAX, give_up_seconds=30.0
+            connection,
+            waiting_messages_max=PUBLISHES_IN_FLIGHT_MAX,
+            give_up_seconds=30.0,
+            may_send=lambda: self.leases.any_certain(),
         )
         await self.messages.start()
         self.streams = Streams(settings, connection)
@@ -85,6 +88,7 @@ class Orchestrator:
             self.projector,
             self.metrics,
             self._on_shard_dropped,
+            self._on_shard_in_doubt,
         )
         self.projector.actors = self.owner.actors
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
@@ -242,6 +246,12 @@ class Orchestrator:
         self._run(self.service.close_shard(shard))
         self.leases.nudge()
 
+    def _on_shard_in_doubt(self, shard: int) -> None:
+        """An append did not match the shard's row: look who owns it, and start over where that is still us."""
+        epoch = self.leases.epochs.get(shard)
+        if epoch is not None:
+            self._restart_shard(shard, epoch)
+
     async def _on_release(self, shard: int) -> None:
         """Hand over in good order: no new commands, everything decided is committed and published."""
         task = self._taking_over.pop(shard, None)
@@ -318,20 +328,19 @@ class Orchestrator:
                     row = rows[number]
                     if epoch is None or row.epoch != epoch:
                         continue
-                    self._restart_shard(row)
+                    self._restart_shard(number, epoch)
         except (StoreUnavailable, StreamsUnavailable) as error:
             log.warning("cannot compare JetStream's streams yet", error=str(error))
             await asyncio.sleep(1.0)
             if not self._stopping and self.connection.connected:
                 self._run(self._after_reconnect())
 
-    def _restart_shard(self, row: ShardRow) -> None:
-        """Drop a shard and bring it up anew at the same epoch."""
-        epoch = self.leases.epochs[row.shard]
-        certain = self.leases.certain_until(row.shard)
-        self.owner.drop_shard(row.shard)
-        self.leases.adopt(row.shard, epoch, certain)
-        self._run(self._restart(row.shard, epoch))
+    def _restart_shard(self, shard: int, epoch: int) -> None:
+        """Drop a shard and bring it up anew at the same epoch, unless it has another owner by now."""
+        certain_until = self.leases.certain_until(shard)
+        self.owner.drop_shard(shard)
+        self.leases.adopt(shard, epoch, certain_until)
+        self._run(self._restart(shard, epoch))
 
     async def _restart(self, shard: int, epoch: int) -> None:
         while self.leases.epochs.get(shard) == epoch:
@@ -342,6 +351,9 @@ class Orchestrator:
                 continue
             if rows[shard].epoch == epoch:
                 self._begin_take_over(rows[shard], acquired=False)
+            else:
+                log.warning("lost the lease of a shard", shard=shard)
+                self.leases.forget(shard)
             return
 
     def _tell_template_changed(self, stream_id: str) -> None:

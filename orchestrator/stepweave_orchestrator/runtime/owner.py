@@ -76,6 +76,7 @@ class OwnerLoop:
         projector: Projector,
         metrics: Metrics,
         on_shard_lost: Callable[[int], None],
+        on_shard_in_doubt: Callable[[int], None],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -85,6 +86,7 @@ class OwnerLoop:
         self._projector = projector
         self._metrics = metrics
         self._on_shard_lost = on_shard_lost
+        self._on_shard_in_doubt = on_shard_in_doubt
         self.shards: dict[int, Shard] = {}
         self.actors = ActorCache(settings.actors_max, settings.actor_steps_max)
         self._inbox: deque[Work] = deque()
@@ -365,8 +367,9 @@ class OwnerLoop:
                 work.finish(ending)
         self._metrics.committed(batch.events_count)
         for number in lost:
-            log.warning("shard lost: its epoch has moved on", shard=number)
-            self.drop_shard(number)
+            # Another owner's epoch; or an append of ours that was thought lost has arrived after all.
+            log.warning("a shard's row is not as expected, nothing was appended to it", shard=number)
+            self._on_shard_in_doubt(number)
         for stream_id, actor in self.actors.evict():
             self._passivate(stream_id, actor)
 

@@ -17,7 +17,9 @@ from .settings import Settings
 log = structlog.get_logger(__name__)
 
 
-async def run_orchestrator(settings: Settings, on_ready: Callable[[Orchestrator], None] | None = None) -> None:
+async def run_orchestrator(
+    settings: Settings, on_ready: Callable[[Orchestrator], None] | None = None
+) -> None:
     """Run one orchestrator until SIGTERM or SIGINT, then hand its shards over and return.
 
     `on_ready` is called once requests are answered. Raises `StoreUnavailable`, `MigrationsPending` or
@@ -29,7 +31,9 @@ async def run_orchestrator(settings: Settings, on_ready: Callable[[Orchestrator]
         loop.add_signal_handler(number, stop.set)
     store = await PostgresEventStore.connect(settings.database_url)
     try:
-        async with await Connection.open(settings.nats_url, name=f"orchestrator {settings.owner}") as connection:
+        async with await Connection.open(
+            settings.nats_url, name=f"orchestrator {settings.owner}"
+        ) as connection:
             orchestrator = Orchestrator(settings, store, connection)
             try:
                 await orchestrator.start()

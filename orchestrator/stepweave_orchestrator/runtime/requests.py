@@ -48,14 +48,13 @@ class _OwnerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
 
 
 class Create(_OwnerRequest, frozen=True, kw_only=True, tag="create"):
-    """Begin a task. Answer: `api.CreateTaskReply`, or `api.CreatedRef` where `brief`."""
+    """Begin a task. Answer: `api.CreateTaskReply`."""
 
     created: TaskCreated
     correlation_id: str
     #: The id is derived from an identity: the stream may exist already.
     known_identity: bool = False
     strict: bool = False
-    brief: bool = False
 
 
 class CreateSeveral(_OwnerRequest, frozen=True, kw_only=True, tag="create_several"):
@@ -155,12 +154,21 @@ class OwnerService:
 
     async def handle(self, shard: int, request: OwnerRequest) -> bytes:
         """Carry a request out; returns the answer's JSON. Raises `ApiError` or `ShardMoved`."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                return await self._handle(shard, request)
+        except TimeoutError:
+            raise ApiError(
+                "TIMEOUT",
+                "the commit took too long; it may still happen, so ask again with the same task id or key",
+            ) from None
+
+    async def _handle(self, shard: int, request: OwnerRequest) -> bytes:
         match request:
             case Create():
                 return await self._create(shard, request)
             case CreateSeveral():
-                refs = await asyncio.gather(*(self._create_ref(shard, task) for task in request.tasks))
-                return encode(refs)
+                return await self._create_several(shard, request)
             case Get():
                 return await self._query(shard, request.stream_id, _answer_task)
             case Results():
@@ -175,33 +183,37 @@ class OwnerService:
     # -- operations ------------------------------------------------------------------------------
 
     async def _create(self, shard: int, request: Create) -> bytes:
-        plan = await self._templates.plan(request.created.template)
-        replayed = not _done(
-            await self._perform(
-                Work(
-                    stream_id=request.stream_id,
-                    shard=shard,
-                    command=CreateTask(request.created, request.strict),
-                    causation_id=f"create:{request.created.request_id}",
-                    correlation_id=request.correlation_id,
-                    actor_name=f"api:{request.created.initiator}" if request.created.initiator else "api",
-                    finish=_unset,
-                    fresh=not request.known_identity,
-                    seed=plan,
-                )
-            ),
-            request.stream_id,
-        ).changed
-        if request.brief:
-            return encode(api.CreatedRef(task_id=request.stream_id, replayed=replayed))
+        ending = await self._perform(await self._creation(shard, request))
+        replayed = not _done(ending, request.stream_id).changed
         task = await self._query(shard, request.stream_id, _answer_task)
         return b'{"task":%b,"replayed":%b}' % (task, b"true" if replayed else b"false")
 
-    async def _create_ref(self, shard: int, request: Create) -> msgspec.Raw:
-        try:
-            return msgspec.Raw(await self._create(shard, request))
-        except ApiError as error:
-            return msgspec.Raw(encode(api.CreatedRef(task_id=request.stream_id, error=error.body()["error"])))
+    async def _create_several(self, shard: int, request: CreateSeveral) -> bytes:
+        """All of them into one commit, where it takes them; each ends on its own."""
+        futures = [self._submit(await self._creation(shard, task)) for task in request.tasks]
+        endings = await asyncio.gather(*futures)
+        refs = []
+        for task, ending in zip(request.tasks, endings, strict=True):
+            try:
+                done = _done(ending, task.stream_id)
+                refs.append(api.CreatedRef(task_id=task.stream_id, replayed=not done.changed))
+            except ApiError as error:
+                refs.append(api.CreatedRef(task_id=task.stream_id, error=error.body()["error"]))
+        return encode(refs)
+
+    async def _creation(self, shard: int, request: Create) -> Work:
+        created = request.created
+        return Work(
+            stream_id=request.stream_id,
+            shard=shard,
+            command=CreateTask(created, request.strict),
+            causation_id=f"create:{created.request_id}",
+            correlation_id=request.correlation_id,
+            actor_name=f"api:{created.initiator}" if created.initiator else "api",
+            finish=_unset,
+            fresh=not request.known_identity,
+            seed=await self._templates.plan(created.template),
+        )
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
         done = _done(
@@ -273,23 +285,19 @@ class OwnerService:
         return answered
 
     async def _perform(self, work: Work) -> Ending:
+        ending = await self._submit(work)
+        if isinstance(ending, ShardMoved):
+            raise ending
+        return ending
+
+    def _submit(self, work: Work) -> asyncio.Future[Ending]:
         if self._owner.waiting_count >= self._settings.inbox_works_max:
             raise _backpressure()
         self._metrics.requests += 1
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         work.finish = into_future(future)
         self._owner.submit(work)
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                ending = await future
-        except TimeoutError:
-            raise ApiError(
-                "TIMEOUT",
-                "the commit took too long; it may still happen, so ask again with the same task id or key",
-            ) from None
-        if isinstance(ending, ShardMoved):
-            raise ending
-        return ending
+        return future
 
 
 class ShardRouter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from stepweave_schemas.template import Problem, TaskTemplate
 
@@ -14,7 +14,10 @@ _STEP_KEYS = {
     "circuit_breaker": "circuit breakers",
     "wait_for_signal": "signals",
     "concurrency": "concurrency limits",
+    "child_task": "child tasks",
 }
+#: Kept with the step, and without effect in this version.
+_INERT_STEP_KEYS = ("skippable", "system_dependency")
 _TASK_KEYS = {
     "concurrency": "concurrency limits",
     "domain_events": "domain events",
@@ -23,12 +26,12 @@ _TASK_KEYS = {
 
 
 def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
-    """One `NOT_SUPPORTED` error for each thing the template asks for and this version would not do."""
+    """One `NOT_SUPPORTED` problem for each thing the template asks for and this version would not do."""
     canonical: dict[str, Any] = template.canonical()
     problems = [
         _problem(key, f"{what} are not run by this version", source)
         for key, what in _TASK_KEYS.items()
-        if canonical.get(key)
+        if key in canonical
     ]
     if canonical.get("on_failure") == "compensate":
         problems.append(_problem("on_failure", "compensations are not run by this version", source))
@@ -44,18 +47,27 @@ def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
         problems.extend(
             _problem(f"steps[{number}].{key}", f"{what} are not run by this version", source)
             for key, what in _STEP_KEYS.items()
-            if step.get(key)
+            if key in step
+        )
+        problems.extend(
+            _problem(
+                f"steps[{number}].{key}", f"{key} has no effect in this version", source, severity="warning"
+            )
+            for key in _INERT_STEP_KEYS
+            if key in step
         )
     return tuple(problems)
 
 
-def _problem(path: str, message: str, source: str) -> Problem:
+def _problem(
+    path: str, message: str, source: str, *, severity: Literal["error", "warning"] = "error"
+) -> Problem:
     return Problem(
         code="NOT_SUPPORTED",
         message=message,
         path=path,
         line=None,
-        severity="error",
+        severity=severity,
         hint="take it out, or use a version of Stepweave that runs it",
         source=source,
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import jsonschema_rs
 import msgspec
-from stepweave_schemas.template import highest_version
 
 from stepweave_eventstore.store import EventStore
 from stepweave_orchestrator.core import Plan, compile_plan
@@ -20,12 +19,18 @@ from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import decode_event
 from stepweave_schemas.events import TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import template_stream_id
+from stepweave_schemas.template import highest_version
 
 #: Templates and compiled versions kept in memory.
 TEMPLATES_MAX = 2_000
 VERSIONS_MAX = 2_000
 #: Violations of a schema that one answer lists.
 VIOLATIONS_MAX = 50
+
+
+def _refuse(uri: str) -> Any:
+    """No schema is ever fetched from anywhere."""
+    raise ValueError(f"references to other documents are not followed: {uri}")
 
 
 class Version:
@@ -38,7 +43,7 @@ class Version:
         self.identity_strategy: str = self.canonical.get("identity_strategy") or "always_unique"
         self.queues: frozenset[str] = frozenset(step.queue for step in self.plan.steps)
         schema = self.canonical.get("input_schema")
-        self._validator = None if schema is None else jsonschema_rs.validator_for(schema)
+        self._validator = None if schema is None else jsonschema_rs.validator_for(schema, retriever=_refuse)
 
     def violations(self, context: msgspec.Raw) -> list[dict[str, str]]:
         """What of the context does not fit `input_schema`: JSON pointer and message of each violation."""

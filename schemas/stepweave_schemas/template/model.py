@@ -284,7 +284,7 @@ class CircuitBreakerOverride(Model):
 
 
 class BatchOverride(Model):
-    """Changes of how batches are cut in one environment."""
+    """Changes of how batches are cut in one environment; under `ALL` they reach the batchable steps only."""
 
     batch_size: Count | None = None
     parallelism: Count | None = None
@@ -395,8 +395,9 @@ class TaskTemplate(Model):
             for change in override.pop("steps", []):
                 by_name.setdefault(change.pop("name"), []).append(change)
             for step in content["steps"]:
+                batchable = step.get("type") == "batchable"
                 for change in by_name.get(ALL_STEPS, []) + by_name.get(step["name"], []):
-                    _merge(step, change)
+                    _merge(step, {key: change[key] for key in change if key != "batch_config" or batchable})
             _merge(content, override)
         return TaskTemplate.model_validate(content)
 

@@ -208,12 +208,16 @@ class _Rules:
                     ("steps", step.number),
                 )
             if "batch_config" in step.data:
-                self._note(
-                    "BAD_VALUE",
-                    "only a batchable step has a batch_config",
-                    ("steps", step.number, "batch_config"),
-                    hint="add `type: batchable`",
-                )
+                self._only_batchable(step, ("steps", step.number, "batch_config"))
+
+    def _only_batchable(self, step: _Step, location: Location) -> None:
+        if step.type != "batchable":
+            self._note(
+                "BAD_VALUE",
+                f"only a batchable step has a batch_config; {excerpt(step.name)} is none",
+                location,
+                hint="add `type: batchable` to the step",
+            )
 
     def _batchable(self, step: _Step, followers: list[_Step]) -> None:
         config = step.data.get("batch_config")
@@ -288,6 +292,10 @@ class _Rules:
                         f"no step is called {excerpt(name)}",
                         ("environments", environment, "steps", number, "name"),
                         hint=partial(self._suggest, name),
+                    )
+                elif isinstance(name, str) and name != ALL_STEPS and "batch_config" in change:
+                    self._only_batchable(
+                        self._by_name[name], ("environments", environment, "steps", number, "batch_config")
                     )
 
 

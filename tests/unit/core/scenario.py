@@ -298,6 +298,11 @@ class Scenario:
 
     # -- looking at it -----------------------------------------------------------------------
 
+    @property
+    def status(self) -> str:
+        """The status of the task."""
+        return self.state.status
+
     def step(self, name: str) -> StepState:
         """The state of one step."""
         return self.state.steps[self.plan.index[name]]

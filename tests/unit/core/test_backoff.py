@@ -96,7 +96,7 @@ def test_the_chosen_delay_is_written_in_the_event_and_kept() -> None:
     plan = one_step(retry={"backoff": "exponential", "jitter": 0.1, "max_attempts": 4})
     scenario = begun(plan).later(5).when(fail("a"), random=LOWEST)
     scenario.then(retry("a", delay_ms=900, retry_at_ms=scenario.now_ms + 900, delay_source="backoff"))
-    assert scenario.state.status == "waiting_for_retry"
+    assert scenario.status == "waiting_for_retry"
     assert scenario.state.next_wake_ms() == scenario.now_ms + 900
     scenario.later(899).when(wake()).then_nothing()
     scenario.later(1).when(wake()).then(enqueued("a", 2))
@@ -134,5 +134,5 @@ def test_a_wish_of_zero_is_at_once() -> None:
 def test_without_a_delay_the_next_try_is_in_the_same_append() -> None:
     scenario = begun(one_step(retry={"backoff": "none"})).when(fail("a"))
     scenario.then(retry("a", delay_ms=0, delay_source="backoff"), enqueued("a", 2))
-    assert scenario.state.status == "steps_in_process"
+    assert scenario.status == "steps_in_process"
     assert scenario.state.next_wake_ms() is None

@@ -60,7 +60,7 @@ def test_a_diamond_joins_after_both_branches(first: str, second: str) -> None:
     scenario.later(70).when(succeed("d")).then(
         completed("d"), task_completed(steps_completed=4, duration_ms=70, task_name="scenario")
     )
-    assert scenario.state.status == "complete"
+    assert scenario.status == "complete"
     assert scenario.state.completed_at_ms == T0_MS + 70
 
 

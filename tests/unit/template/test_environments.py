@@ -110,3 +110,27 @@ def test_the_canonical_form_is_bounded() -> None:
     (problem,) = problems
     assert problem.code == "BAD_VALUE"
     assert "bytes long in its canonical form" in problem.message
+
+
+BATCHES = """\
+name: t
+steps:
+- {name: split, handler: h, type: batchable, batch_config: {batch_size: 100, worker_template: work}}
+- {name: work, handler: h, type: batch_worker, depends_on: split}
+environments:
+  test:
+    steps: [{name: ALL, batch_config: {batch_size: 2}}]
+"""
+
+
+def test_batches_change_for_batchable_steps_only() -> None:
+    template = load_template(BATCHES, environment="test").template
+    assert template.steps[0].batch_config is not None
+    assert template.steps[0].batch_config.batch_size == 2
+    assert template.steps[0].batch_config.worker_template == "work"
+    assert template.steps[1].batch_config is None
+    assert load_template(template.canonical_json()).template == template
+    _, problems = check_template(BATCHES.replace("ALL", "work"))
+    assert [(problem.code, problem.path, problem.line) for problem in problems] == [
+        ("BAD_VALUE", "environments.test.steps[0].batch_config", 7)
+    ]

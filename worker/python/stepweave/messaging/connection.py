@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription as ClientSubscription
 from stepweave.telemetry import get_logger
 
 from .errors import ConnectFailed, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout
+from .frame import header_block, publish_frame
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 #: Pause between two tries to reach the same server.
@@ -34,15 +35,10 @@ _FLUSH_TIMEOUT_SECONDS: Final = 5.0
 
 log = get_logger("stepweave.messaging")
 
-_Outgoing = tuple[str, bytes, str, dict[str, str] | None, bool]
-
-
-def message_size_bytes(payload: bytes, headers: Mapping[str, str] | None) -> int:
-    """What the server counts against its `max_payload`: the payload and the header block."""
-    if not headers:
-        return len(payload)
-    block = sum(len(key) + len(value.encode()) + 4 for key, value in headers.items())
-    return len(payload) + block + len("NATS/1.0\r\n") + len("\r\n")
+#: What one write to the client's buffer takes at most.
+_BURST_BYTES_MAX: Final = 256 * 1024
+#: A frame, and whether it is kept while the link is down.
+_Outgoing = tuple[bytes, bool]
 
 
 def _without_secrets(url: str) -> str:
@@ -287,13 +283,10 @@ class Connection:
         """A fresh reply subject that only this client listens on."""
         return self._client.new_inbox()
 
-    def check_size(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Raise `PayloadTooLarge` where the server would drop the link over this message."""
-        limit = self._client.max_payload
-        if headers or len(payload) > limit:
-            size = message_size_bytes(payload, headers)
-            if size > limit:
-                raise PayloadTooLarge(subject, size, limit)
+    def check_size(self, subject: str, size_bytes: int) -> None:
+        """Raise `PayloadTooLarge` where the server would drop the link over headers and payload of that size."""
+        if size_bytes > self._client.max_payload:
+            raise PayloadTooLarge(subject, size_bytes, self._client.max_payload)
 
     def send(
         self,
@@ -301,21 +294,26 @@ class Connection:
         payload: bytes = b"",
         *,
         reply: str = "",
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         keep: bool = False,
     ) -> None:
         """Publish over core NATS, at most once, in order; never waits.
 
         While the link is down the message is dropped, unless `keep` says to hold it until the link is back.
-        Raises `PayloadTooLarge`.
+        Raises `PayloadTooLarge`, and `ValueError` for a subject or header that is none.
         """
-        self.check_size(subject, payload, headers)
-        if not (keep or self.connected) or self._closing:
+        block = header_block(headers)
+        self.check_size(subject, len(block) + len(payload))
+        self.send_frame(publish_frame(subject, reply, payload, block), keep=keep)
+
+    def send_frame(self, frame: bytes, *, keep: bool = False) -> None:
+        """`send` for a frame that is built and of a size that was checked."""
+        if self._closing or not (keep or self.connected):
             return
         if len(self._outbox) >= OUTBOX_MESSAGES_MAX:
-            log.warning("the outbox is full, a message was dropped", subject=subject)
+            log.warning("the outbox is full, a message was dropped", connection=self.name)
             return
-        self._outbox.append((subject, payload, reply, headers, keep))
+        self._outbox.append((frame, keep))
         self._wake.set()
 
     async def subscribe(
@@ -343,7 +341,7 @@ class Connection:
 
         Raises `NoResponders`, `RequestTimeout`, `NotConnected` or `PayloadTooLarge`.
         """
-        self.check_size(subject, payload, headers)
+        self.check_size(subject, len(header_block(headers)) + len(payload))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         await self.wait_connected(timeout_seconds)
@@ -386,16 +384,18 @@ class Connection:
             wake.clear()
             client = self._client
             while outbox and self._connected.is_set() and client.is_connected:
-                item = outbox.popleft()
-                subject, payload, reply, headers, keep = item
+                burst: list[bytes] = []
+                size_bytes = 0
+                while outbox and size_bytes < _BURST_BYTES_MAX:
+                    frame, _ = outbox.popleft()
+                    burst.append(frame)
+                    size_bytes += len(frame)
                 try:
-                    await client.publish(subject, payload, reply=reply, headers=headers)
-                except (nats.errors.ConnectionClosedError, nats.errors.OutboundBufferLimitError):
-                    if keep:
-                        outbox.appendleft(item)
-                    break
+                    # One write for all: the client's own `publish` costs a coroutine and a header block each.
+                    await client._send_command(b"".join(burst))
+                    await client._flush_pending()
                 except Exception:
-                    log.exception("a message could not be sent", subject=subject)
+                    log.exception("messages could not be sent", count=len(burst))
 
     # -- supervision -----------------------------------------------------------------------------
 
@@ -455,7 +455,7 @@ class Connection:
         # needs a message delivered sends it again or asked to keep it.
         self._client._pending.clear()
         self._client._pending_data_size = 0
-        kept = [item for item in self._outbox if item[4]]
+        kept = [item for item in self._outbox if item[1]]
         self._outbox.clear()
         self._outbox.extend(kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -12,8 +12,9 @@ from nats.aio.msg import Msg
 
 from stepweave.telemetry import get_logger
 
-from .connection import Connection, Subscription, message_size_bytes
+from .connection import Connection, Subscription
 from .errors import NotConnected, PublisherFull, PublishRefused, PublishTimeout
+from .frame import header_block, publish_frame
 
 log = get_logger("stepweave.messaging")
 
@@ -69,23 +70,19 @@ class _Batch:
 class _Waiting:
     """A message without its acknowledgement."""
 
-    __slots__ = ("batch", "deadline", "headers", "index", "payload", "sent_at", "size_bytes", "subject")
+    __slots__ = ("batch", "deadline", "frame", "index", "sent_at", "subject")
 
     def __init__(
         self,
         subject: str,
-        payload: bytes,
-        headers: dict[str, str] | None,
-        size_bytes: int,
+        frame: bytes,
         now: float,
         deadline: float,
         batch: _Batch | asyncio.Future[Any],
         index: int,
     ) -> None:
         self.subject = subject
-        self.payload = payload
-        self.headers = headers
-        self.size_bytes = size_bytes
+        self.frame = frame
         self.sent_at = now
         self.deadline = deadline
         self.batch = batch
@@ -99,7 +96,8 @@ class JetStreamPublisher:
     after it, so that order is kept; the same happens when a lost link is back. Give `msg_id`, or repeats are
     stored twice. After `give_up_seconds` its future gets `PublishTimeout`; where JetStream answers with an
     error, `PublishRefused` at once. At most `waiting_messages_max` messages with `waiting_bytes_max` bytes
-    wait: beyond that `publish` raises `PublisherFull`; `await room()` first.
+    wait: beyond that `publish` raises `PublisherFull`; `await room()` first. While `may_send` says no, nothing is
+    sent, not again either; what waits goes out once it says yes.
     """
 
     def __init__(
@@ -110,12 +108,14 @@ class JetStreamPublisher:
         waiting_bytes_max: int = 64 * 1024 * 1024,
         ack_timeout_seconds: float = 5.0,
         give_up_seconds: float = 60.0,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connection = connection
         self._messages_max = waiting_messages_max
         self._bytes_max = waiting_bytes_max
         self._ack_timeout_seconds = ack_timeout_seconds
         self._give_up_seconds = give_up_seconds
+        self._may_send = may_send
         self._waiting: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
         self._count = 0
@@ -202,7 +202,9 @@ class JetStreamPublisher:
         """
         self._admit(1)
         future: asyncio.Future[PubAck] = self._loop.create_future()
-        self._enqueue(subject, payload, msg_id, headers, future, 0, self._loop.time())
+        block = _block(headers, msg_id)
+        self._connection.check_size(subject, len(block) + len(payload))
+        self._enqueue(subject, payload, block, future, 0, self._loop.time())
         return future
 
     def publish_all(self, messages: Iterable[Outgoing]) -> asyncio.Future[list[PubAck]]:
@@ -213,10 +215,9 @@ class JetStreamPublisher:
         """
         burst = list(messages)
         self._admit(len(burst))
-        for message in burst:
-            self._connection.check_size(
-                message.subject, message.payload, _with_id(message.headers, message.msg_id)
-            )
+        blocks = [_block(message.headers, message.msg_id) for message in burst]
+        for message, block in zip(burst, blocks, strict=True):
+            self._connection.check_size(message.subject, len(block) + len(message.payload))
         future: asyncio.Future[list[PubAck]] = self._loop.create_future()
         if not burst:
             future.set_result([])
@@ -224,9 +225,7 @@ class JetStreamPublisher:
         batch = _Batch(len(burst), future)
         now = self._loop.time()
         for index, message in enumerate(burst):
-            self._enqueue(
-                message.subject, message.payload, message.msg_id, message.headers, batch, index, now
-            )
+            self._enqueue(message.subject, message.payload, blocks[index], batch, index, now)
         return future
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -249,24 +248,20 @@ class JetStreamPublisher:
         self,
         subject: str,
         payload: bytes,
-        msg_id: str | None,
-        headers: dict[str, str] | None,
+        block: bytes,
         batch: _Batch | asyncio.Future[Any],
         index: int,
         now: float,
     ) -> None:
-        headers = _with_id(headers, msg_id)
         self._count += 1
         token = f"{self._count:x}"
-        # Raises where the message is too large: before it counts as waiting.
-        self._connection.send(subject, payload, reply=self._inbox + token, headers=headers)
-        size = message_size_bytes(payload, headers)
+        frame = publish_frame(subject, self._inbox + token, payload, block)
         if not self._waiting:
             self._idle.clear()
-        self._waiting[token] = _Waiting(
-            subject, payload, headers, size, now, now + self._give_up_seconds, batch, index
-        )
-        self._waiting_bytes += size
+        self._waiting[token] = _Waiting(subject, frame, now, now + self._give_up_seconds, batch, index)
+        self._waiting_bytes += len(frame)
+        if self._may_send():
+            self._connection.send_frame(frame)
         if self._timer is None:
             self._timer = self._loop.call_later(self._ack_timeout_seconds, self._check, context=self._context)
 
@@ -322,7 +317,7 @@ class JetStreamPublisher:
 
     def _remove(self, token: str) -> _Waiting:
         waiting = self._waiting.pop(token)
-        self._waiting_bytes -= waiting.size_bytes
+        self._waiting_bytes -= len(waiting.frame)
         if not self._room.is_set() and not self.full:
             self._room.set()
         if not self._waiting:
@@ -365,18 +360,19 @@ class JetStreamPublisher:
         if self._resend_timer is not None:
             self._resend_timer.cancel()
             self._resend_timer = None
+        if not self._may_send():
+            self._resend_soon()
+            return
         now = self._loop.time()
-        for token, waiting in self._waiting.items():
+        for waiting in self._waiting.values():
             waiting.sent_at = now
-            self._connection.send(
-                waiting.subject, waiting.payload, reply=self._inbox + token, headers=waiting.headers
-            )
+            self._connection.send_frame(waiting.frame)
         self.resent_count += len(self._waiting)
         if self._waiting:
             log.info("sending unacknowledged messages again", count=len(self._waiting))
 
 
-def _with_id(headers: dict[str, str] | None, msg_id: str | None) -> dict[str, str] | None:
+def _block(headers: dict[str, str] | None, msg_id: str | None) -> bytes:
     if msg_id is None:
-        return headers
-    return {"Nats-Msg-Id": msg_id, **headers} if headers else {"Nats-Msg-Id": msg_id}
+        return header_block(headers)
+    return header_block({"Nats-Msg-Id": msg_id, **headers} if headers else {"Nats-Msg-Id": msg_id})

@@ -42,7 +42,8 @@ log = get_logger("stepweave.worker")
 PULL_BATCH_MAX: Final = 200
 #: A try that found no slot for so long is handed back for another worker.
 QUEUE_SECONDS_MAX: Final = 5.0
-_SWEEP_SECONDS: Final = 1.0
+#: Leases and waiting tries are looked at so often, while there are any.
+SWEEP_SECONDS_MAX: Final = 1.0
 _FLUSH_RESULTS_SECONDS: Final = 10.0
 
 
@@ -94,6 +95,7 @@ class Worker:
         self._handlers = handlers
         self._announce_after_seconds = announce_after_ms / 1000
         self._heartbeat_seconds = heartbeat_seconds
+        self._sweep_seconds = min(SWEEP_SECONDS_MAX, heartbeat_seconds / 2)
         self._connect_timeout_seconds = connect_timeout_seconds
         self._connection_options = connection_options
         self._registry = Registry()
@@ -105,7 +107,7 @@ class Worker:
         self._running = False
         self._stopping = False
         self._stop_wanted: asyncio.Event | None = None
-        self._stop_task: asyncio.Task[None] | None = None
+        self._hurry: asyncio.Event | None = None
         self._connection: Connection
         self._publisher: JetStreamPublisher
         self._results: ResultPublisher
@@ -119,6 +121,7 @@ class Worker:
     async def run(self) -> None:
         """Work until SIGTERM, SIGINT, `request_stop` or cancellation; then drain."""
         self._stop_wanted = asyncio.Event()
+        self._hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,13 +132,25 @@ class Worker:
         try:
             await self.start()
             await self._stop_wanted.wait()
-            self._stop_task = asyncio.create_task(self.stop())
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(self._stop_task)
+            await self._drain_or_hurry()
         finally:
             await self.stop(grace_seconds=0)
             for number in handled:
                 loop.remove_signal_handler(number)
+
+    async def _drain_or_hurry(self) -> None:
+        """Drain, unless a second signal says to leave."""
+        assert self._hurry is not None, "run makes the event"
+        draining = asyncio.create_task(self.stop())
+        hurry = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            hurry.cancel()
+            await asyncio.wait({draining, hurry})
+        if not draining.cancelled():
+            draining.result()
 
     def request_stop(self) -> None:
         """Let `run` drain and end."""
@@ -146,9 +161,9 @@ class Worker:
         if self._stop_wanted is None or not self._stop_wanted.is_set():
             log.info("draining, a second signal ends it at once", signal=number.name)
             self.request_stop()
-        elif self._stop_task is not None:
+        elif self._hurry is not None:
             log.warning("ending at once", signal=number.name)
-            self._stop_task.cancel()
+            self._hurry.set()
 
     async def __aenter__(self) -> Worker:
         await self.start()
@@ -301,7 +316,7 @@ class Worker:
         if ready:
             self._pool.add(ready)
         if self._held and self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep)
 
     def _take(self, message: Msg) -> HeldTry | None:
         """Hold the try of a delivery, or answer for it here."""
@@ -432,9 +447,9 @@ class Worker:
             self._connection.send(held.reply, IN_PROGRESS)
 
     def _sweep(self) -> None:
-        """Every second while tries are held: renew leases, hand back what waited too long."""
+        """Now and then while tries are held: renew leases, hand back what waited too long."""
         loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._held else None
+        self._sweeper = loop.call_later(self._sweep_seconds, self._sweep) if self._held else None
         now = loop.time()
         due: list[HeldTry] = []
         for held in self._held.values():

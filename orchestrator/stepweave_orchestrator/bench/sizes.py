@@ -1,0 +1,76 @@
+"""How much the benchmark measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The counts of one run of the benchmark."""
+
+    #: The contenders take turns so often.
+    rounds: int
+    #: The rounds in which a second orchestrator joins for one burst.
+    two_orchestrator_rounds: int
+    #: Tasks alone, one after the other, in each round.
+    chain_runs: int
+    diamond_runs: int
+    fanout_runs: int
+    #: One workflow's runs of one contender and round end after this time, whatever the count.
+    runs_seconds_max: float
+    #: Chains in one burst of ours; those of warming up.
+    burst_chains: int
+    warm_up_chains: int
+    #: Peers start chains for so long, and then wait for those under way.
+    peer_burst_seconds: float
+    #: Steps of one large task, beside one with `SMALL_TASK_STEPS`.
+    large_task_steps: int
+    large_task_runs: int
+    replay_seconds: float
+    idle_seconds: float
+    #: No further round begins when it would not end by then; None: all rounds are run.
+    seconds_max: float | None
+    #: Whether peers that are missing are installed (this takes a minute or two, once).
+    install_peers: bool
+
+
+#: What a large task's cost per step is compared with.
+SMALL_TASK_STEPS: Final = 100
+
+FULL: Final = Sizes(
+    rounds=5,
+    two_orchestrator_rounds=5,
+    chain_runs=40,
+    diamond_runs=40,
+    fanout_runs=40,
+    runs_seconds_max=5.0,
+    burst_chains=2_000,
+    warm_up_chains=500,
+    peer_burst_seconds=5.0,
+    large_task_steps=1_000,
+    large_task_runs=5,
+    replay_seconds=5.0,
+    idle_seconds=30.0,
+    seconds_max=None,
+    install_peers=True,
+)
+
+QUICK: Final = Sizes(
+    rounds=3,
+    two_orchestrator_rounds=1,
+    chain_runs=25,
+    diamond_runs=15,
+    fanout_runs=10,
+    runs_seconds_max=1.0,
+    burst_chains=1_000,
+    warm_up_chains=200,
+    peer_burst_seconds=1.5,
+    large_task_steps=1_000,
+    large_task_runs=1,
+    replay_seconds=1.0,
+    idle_seconds=5.0,
+    seconds_max=40.0,
+    install_peers=False,
+)

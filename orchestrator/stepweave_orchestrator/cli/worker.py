@@ -1,0 +1,140 @@
+"""`stepweave worker`: run handlers, and see who does."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .addresses import nats_address
+from .logs import LogFormat, LogLevel, LogLevelName, LogStyle
+from .options import NatsUrl, Output
+from .output import OutputFormat, moment, print_table, show
+from .running import connection, run_async
+
+app = typer.Typer(name="worker", help="Run handlers, and see who does.", no_args_is_help=True)
+
+
+@app.command("run")
+def run_(
+    modules: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODULE…", help="Modules or packages with handlers, by name or as a path such as ./handlers.py."
+        ),
+    ],
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="Namespace to serve; may be repeated. Default: default."),
+    ] = None,
+    queues: Annotated[
+        list[str] | None, typer.Option("--queue", help="Queue to serve; may be repeated. Default: default.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each process.")
+    ] = 100,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=256, help="So many equal processes, restarted if they die.")
+    ] = 1,
+    grace_seconds: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds that running steps have at the end.", metavar="SECONDS")
+    ] = 30.0,
+    resolve_imports: Annotated[
+        bool,
+        typer.Option("--resolve-imports", help="Templates may name members of the modules directly, such as module:function."),
+    ] = False,
+    log_level: LogLevel = LogLevelName.INFO,
+    log_format: LogFormat = LogStyle.CONSOLE,
+    nats_url: NatsUrl = None,
+    lifeline: Annotated[int | None, typer.Option("--lifeline", hidden=True)] = None,
+) -> None:
+    """Run the handlers of modules until SIGTERM or Ctrl-C.
+
+    It then takes no new steps, hands back those that have not started and lets the others end. One process loads
+    all its modules, and every worker of a namespace and queue must have all handlers used there.
+    """
+    from .logs import configure_logs
+
+    configure_logs(log_level, log_format)
+    if processes > 1:
+        from .worker_processes import WorkerSettings, supervise
+
+        settings = WorkerSettings(
+            modules=tuple(modules),
+            namespaces=tuple(namespaces or ()),
+            queues=tuple(queues or ()),
+            concurrency=concurrency,
+            grace_seconds=grace_seconds,
+            resolve_imports=resolve_imports,
+            log_level=log_level,
+            log_format=log_format,
+        )
+        raise typer.Exit(supervise(settings, processes, nats_address(nats_url)))
+
+    from stepweave import Registry, Worker
+
+    from .modules import load_modules
+
+    loaded = load_modules(modules)
+    registry = Registry(import_from=[module.__name__ for module in loaded] if resolve_imports else ())
+    registry.discover(*loaded)
+    if lifeline is not None:
+        from .worker_processes import hold_lifeline
+
+        hold_lifeline(lifeline, registry.names, grace_seconds)
+    worker = Worker(
+        nats_address(nats_url),
+        namespaces=namespaces or ("default",),
+        queues=queues or ("default",),
+        handlers=registry,
+        concurrency=concurrency,
+        grace_seconds=grace_seconds,
+    )
+    _run_quickly(worker.run())
+
+
+def _run_quickly(work: Any) -> None:
+    """Run on uvloop, where it exists."""
+    if sys.platform == "win32":
+        run_async(work)
+        return
+    import uvloop
+
+    uvloop.run(work)
+
+
+@app.command("list")
+def list_(
+    nats_url: NatsUrl = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """List the workers that are alive: what they serve, and how busy they are."""
+    from .presence import workers_present
+
+    async def work() -> list[dict[str, Any]]:
+        async with connection(nats_url) as link:
+            return await workers_present(link)
+
+    found = run_async(work())
+    show(
+        found,
+        output,
+        lambda: print_table(
+            ("worker", "namespaces", "queues", "handlers", ">running", ">at most", "since", "sdk"),
+            (
+                (
+                    one.get("worker_id"),
+                    one.get("namespaces"),
+                    one.get("queues"),
+                    one.get("handlers"),
+                    one.get("running"),
+                    one.get("concurrency"),
+                    moment(str(one.get("started_at") or "")),
+                    one.get("sdk"),
+                )
+                for one in found
+            ),
+            empty="no worker is there; `stepweave worker run MODULE` starts one",
+        ),
+    )
