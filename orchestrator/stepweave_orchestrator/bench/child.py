@@ -105,6 +105,11 @@ class Child:
         await asyncio.shield(self._process.wait())
 
 
+def _clean_environment() -> dict[str, str]:
+    """That of this process, without settings of ours: what is measured are the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STEPWEAVE_")}
+
+
 async def _start(program: Program) -> Child:
     program.log.parent.mkdir(parents=True, exist_ok=True)
     with program.log.open("wb") as log:
@@ -112,7 +117,7 @@ async def _start(program: Program) -> Child:
             *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(signal.SIGKILL)), "-1", "-1"),
             *program.command,
             cwd=program.folder,
-            env={**os.environ, **program.environment},
+            env={**_clean_environment(), **program.environment},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,

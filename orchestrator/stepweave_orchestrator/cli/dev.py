@@ -27,7 +27,10 @@ DataDir = Annotated[
 ExistingDatabase = Annotated[
     str | None,
     typer.Option(
-        "--database-url", envvar="DATABASE_URL", help="Use this PostgreSQL, not an embedded one.", metavar="URL"
+        "--database-url",
+        envvar="DATABASE_URL",
+        help="Use this PostgreSQL, not an embedded one.",
+        metavar="URL",
     ),
 ]
 ExistingNats = Annotated[
@@ -40,18 +43,24 @@ def dev(
     modules: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODULE_OR_PATH…]", help="Modules with handlers, by name or as a path such as ./handlers.py."
+            metavar="[MODULE_OR_PATH…]",
+            help="Modules with handlers, by name or as a path such as ./handlers.py.",
         ),
     ] = None,
     templates: Annotated[
         list[Path] | None,
         typer.Option(
-            "--templates", "-t", help="A template file, or a folder with *.yaml files; may be repeated.", exists=True
+            "--templates",
+            "-t",
+            help="A template file, or a folder with *.yaml files; may be repeated.",
+            exists=True,
         ),
     ] = None,
     data_dir: DataDir = Path(DEFAULT_DATA_DIR),
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Worker processes.")] = 1,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Most steps at once, in each.")] = 100,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each.")
+    ] = 100,
     resolve_imports: Annotated[
         bool, typer.Option("--resolve-imports", help="Templates may name members of the modules directly.")
     ] = False,

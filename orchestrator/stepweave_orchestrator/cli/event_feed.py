@@ -63,9 +63,7 @@ class EventFeed:
         self.subject = subjects.LOG_STREAM_SUBJECTS[0] if everything else _subject(pattern, namespace)
 
     async def __aenter__(self) -> EventFeed:
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.NEW, inactive_threshold=_INACTIVE_SECONDS
-        )
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.NEW, inactive_threshold=_INACTIVE_SECONDS)
         if self._since is not None:
             config.deliver_policy = DeliverPolicy.BY_START_TIME
             config.opt_start_time = self._since.isoformat()  # type: ignore[assignment]

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from stepweave_schemas.catalogue import CatalogueEntry
     from stepweave_schemas.envelope import Envelope
 
-app = typer.Typer(name="events", help="Follow events, list those of a task, look up what they mean.", no_args_is_help=True)
+app = typer.Typer(
+    name="events", help="Follow events, list those of a task, look up what they mean.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -29,13 +31,16 @@ def tail(
     start: Annotated[
         str,
         typer.Option(
-            "--from", help="now, start (all that is kept), a time with zone, or a span before now such as 10m."
+            "--from",
+            help="now, start (all that is kept), a time with zone, or a span before now such as 10m.",
         ),
     ] = "now",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after so many events.")] = None,
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Every event, from the log feed; without it the outcomes, from the signal feed."),
+        typer.Option(
+            "--all", help="Every event, from the log feed; without it the outcomes, from the signal feed."
+        ),
     ] = False,
     nats_url: NatsUrl = None,
     output: Output = OutputFormat.TABLE,
@@ -156,9 +161,7 @@ def _entry(entry: CatalogueEntry) -> dict[str, object]:
 
 def _print_entry(entry: dict[str, object]) -> None:
     schema = entry["schema"]
-    print_fields(
-        (name.replace("_", " "), value) for name, value in entry.items() if name != "schema"
-    )
+    print_fields((name.replace("_", " "), value) for name, value in entry.items() if name != "schema")
     if isinstance(schema, dict):
         say()
         print_table(

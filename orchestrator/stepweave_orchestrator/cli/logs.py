@@ -26,7 +26,9 @@ class LogStyle(StrEnum):
 
 
 LogLevel = Annotated[LogLevelName, typer.Option("--log-level", help="The least that is logged.")]
-LogFormat = Annotated[LogStyle, typer.Option("--log-format", help="Lines for people, or one JSON object a line.")]
+LogFormat = Annotated[
+    LogStyle, typer.Option("--log-format", help="Lines for people, or one JSON object a line.")
+]
 
 
 def configure_logs(level: LogLevelName, style: LogStyle) -> None:

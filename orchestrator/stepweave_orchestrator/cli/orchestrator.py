@@ -21,7 +21,8 @@ def _orchestrator() -> None:
 @app.command("run")
 def run_(
     owner: Annotated[
-        str | None, typer.Option("--owner", help="Its name, unique among live ones; default: host and process.")
+        str | None,
+        typer.Option("--owner", help="Its name, unique among live ones; default: host and process."),
     ] = None,
     shards: Annotated[
         int | None,

@@ -56,7 +56,10 @@ def rebuild(
         output,
         lambda: print_table(
             (">shard", ">events", "how"),
-            ((one.shard, one.events, "emptied and rebuilt" if one.emptied else "repaired in place") for one in found),
+            (
+                (one.shard, one.events, "emptied and rebuilt" if one.emptied else "repaired in place")
+                for one in found
+            ),
             empty="there are no shards yet: start an orchestrator once",
         ),
     )

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from stepweave.responses import TaskResponse
     from stepweave_schemas.api import TaskPage
 
-app = typer.Typer(name="task", help="Start tasks, look at them, follow them, cancel them.", no_args_is_help=True)
+app = typer.Typer(
+    name="task", help="Start tasks, look at them, follow them, cancel them.", no_args_is_help=True
+)
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
 
@@ -26,11 +28,14 @@ TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
 @app.command()
 def create(
     template: Annotated[
-        str, typer.Argument(metavar="NAMESPACE/NAME[:VERSION]", help="The template; `default/` may be left out.")
+        str,
+        typer.Argument(metavar="NAMESPACE/NAME[:VERSION]", help="The template; `default/` may be left out."),
     ],
     context: Annotated[
         str | None,
-        typer.Option("--context", "-c", help="The input: a JSON object, @FILE, or - for stdin.", metavar="JSON"),
+        typer.Option(
+            "--context", "-c", help="The input: a JSON object, @FILE, or - for stdin.", metavar="JSON"
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -53,7 +53,7 @@ def _object(text: str | None) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         raise CommandError(
-            f"{source} is not JSON: {error}; give an object such as '{{\"name\": \"Ada\"}}', @FILE or -",
+            f'{source} is not JSON: {error}; give an object such as \'{{"name": "Ada"}}\', @FILE or -',
             ExitCode.USAGE,
         ) from None
     if not isinstance(found, dict):

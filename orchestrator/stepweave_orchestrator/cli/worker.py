@@ -21,7 +21,8 @@ def run_(
     modules: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODULE…", help="Modules or packages with handlers, by name or as a path such as ./handlers.py."
+            metavar="MODULE…",
+            help="Modules or packages with handlers, by name or as a path such as ./handlers.py.",
         ),
     ],
     namespaces: Annotated[
@@ -35,14 +36,19 @@ def run_(
         int, typer.Option("--concurrency", min=1, help="Most steps at once, in each process.")
     ] = 100,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, max=256, help="So many equal processes, restarted if they die.")
+        int,
+        typer.Option("--processes", min=1, max=256, help="So many equal processes, restarted if they die."),
     ] = 1,
     grace_seconds: Annotated[
-        float, typer.Option("--grace", min=0, help="Seconds that running steps have at the end.", metavar="SECONDS")
+        float,
+        typer.Option("--grace", min=0, help="Seconds that running steps have at the end.", metavar="SECONDS"),
     ] = 30.0,
     resolve_imports: Annotated[
         bool,
-        typer.Option("--resolve-imports", help="Templates may name members of the modules directly, such as module:function."),
+        typer.Option(
+            "--resolve-imports",
+            help="Templates may name members of the modules directly, such as module:function.",
+        ),
     ] = False,
     log_level: LogLevel = LogLevelName.INFO,
     log_format: LogFormat = LogStyle.CONSOLE,

@@ -12,7 +12,7 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas import result, subjects
 from stepweave_schemas.codec import MessageError, decode_outcomes, json_text
 from stepweave_schemas.dispatch import RESULT_BYTES_MAX
-from stepweave_schemas.identity import is_uuid, shard_of
+from stepweave_schemas.identity import is_uuid
 from stepweave_schemas.raw import NO_RAW
 
 from .metrics import Metrics
@@ -50,12 +50,9 @@ class _Delivery:
 class CommandConsumer:
     """Pulls the results for one shard and turns them into commands."""
 
-    def __init__(
-        self, connection: Connection, shard: int, shard_count: int, owner: OwnerLoop, metrics: Metrics
-    ) -> None:
+    def __init__(self, connection: Connection, shard: int, owner: OwnerLoop, metrics: Metrics) -> None:
         self._connection = connection
         self._shard = shard
-        self._shard_count = shard_count
         self._owner = owner
         self._metrics = metrics
         self._pull = PullLoop(
@@ -130,8 +127,6 @@ class CommandConsumer:
         """Raise `MessageError` unless the outcome is one that this shard may be told."""
         if not is_uuid(outcome.task_id):
             raise MessageError("task_id is no UUID in canonical form")
-        if shard_of(outcome.task_id, self._shard_count) != self._shard:
-            raise MessageError(f"task {outcome.task_id} belongs to another shard")
         if address.task_id not in (outcome.task_id, subjects.MANY_TASKS):
             raise MessageError(f"the subject names task {address.task_id}, the result {outcome.task_id}")
         for field in ("step_name", "worker_id", "lease_token"):

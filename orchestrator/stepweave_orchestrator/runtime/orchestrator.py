@@ -209,7 +209,7 @@ class Orchestrator:
                 number, ShardAcquired(shard=number, epoch=row.epoch, owner=self.settings.owner)
             )
         consumer = self._consumers[number] = CommandConsumer(
-            self.connection, number, self.shard_count, self.owner, self.metrics
+            self.connection, number, self.owner, self.metrics
         )
         await consumer.start()
         await self.service.open_shard(number)

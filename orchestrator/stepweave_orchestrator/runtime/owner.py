@@ -59,6 +59,7 @@ log = structlog.get_logger(__name__)
 
 #: Waits between attempts to reach the store again.
 STORE_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+_WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 
@@ -225,6 +226,9 @@ class OwnerLoop:
                 self._park(work)
                 return
             actor = self._new_actor(work)
+        if actor.shard != work.shard:
+            work.finish(_WRONG_SHARD)
+            return
         command = work.command
         ending: Ending
         happened: list[Event] = []
@@ -453,6 +457,11 @@ class OwnerLoop:
                 if works is None:
                     continue
                 actor = loaded.get(stream_id)
+                if actor is not None and actor.shard != works[0].shard:
+                    # Somebody named a task of another shard: it is not ours to keep.
+                    for work in works:
+                        work.finish(_WRONG_SHARD)
+                    continue
                 if actor is None:
                     for work in works:
                         work.fresh = work.seed is not None

@@ -449,7 +449,8 @@ class _Nudge:
 
     async def wait(self, timeout_seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._event.wait(), max(0.001, timeout_seconds))
+            async with asyncio.timeout(max(0.001, timeout_seconds)):
+                await self._event.wait()
         except TimeoutError:
             return
         finally:

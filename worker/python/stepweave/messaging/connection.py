@@ -15,6 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
 
+from stepweave.cancellation import end_tasks
 from stepweave.telemetry import get_logger
 
 from .errors import ConnectFailed, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout
@@ -32,6 +33,8 @@ OUTBOX_MESSAGES_MAX: Final = 131_072
 #: What the client buffers before a sender has to wait for the socket.
 CLIENT_BUFFER_BYTES_MAX: Final = 8 * 1024 * 1024
 _FLUSH_TIMEOUT_SECONDS: Final = 5.0
+_REBUILD_TIMEOUT_SECONDS: Final = 10.0
+_CLOSE_TIMEOUT_SECONDS: Final = 5.0
 
 log = get_logger("stepweave.messaging")
 
@@ -206,7 +209,7 @@ class Connection:
             )
         except BaseException:
             self._closing = True
-            await _end_task(connecting)
+            await end_tasks(connecting)
             await _close_client(self._client)
             raise
         finally:
@@ -228,9 +231,7 @@ class Connection:
                 await self.flush(timeout_seconds=flush_timeout_seconds)
         self._closing = True
         self._connected.clear()
-        for task in (self._sender, self._rebuilder):
-            if task is not None:
-                await _end_task(task)
+        await end_tasks(*(task for task in (self._sender, self._rebuilder) if task is not None))
         self._outbox.clear()
         self._subscriptions.clear()
         await _close_client(self._client)
@@ -262,7 +263,8 @@ class Connection:
         if self._closing:
             raise NotConnected("the connection is closed")
         try:
-            await asyncio.wait_for(self._connected.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._connected.wait()
         except TimeoutError:
             raise NotConnected(
                 f"NATS has not been reachable for {timeout_seconds:g} s ({self._last_error})"
@@ -366,7 +368,8 @@ class Connection:
         self._echoes[token] = waiting
         try:
             self.send(self._echo.subject, token)
-            await asyncio.wait_for(waiting, timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await waiting
         except TimeoutError:
             raise NotConnected(f"NATS did not take what was sent within {timeout_seconds:g} s") from None
         finally:
@@ -477,7 +480,8 @@ class Connection:
         while not self._closing:
             client = Client()
             try:
-                await asyncio.wait_for(self._connect(client), timeout=10.0)
+                async with asyncio.timeout(_REBUILD_TIMEOUT_SECONDS):
+                    await self._connect(client)
                 # In rounds: more may be subscribed meanwhile.
                 while missing := [one for one in self._subscriptions if one._client is not client]:
                     for subscription in missing:
@@ -502,15 +506,7 @@ class Connection:
 async def _close_client(client: Client) -> None:
     """Close a nats-py client whatever its state; never raises, never hangs."""
     try:
-        await asyncio.wait_for(client.close(), timeout=5.0)
+        async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+            await client.close()
     except (TimeoutError, OSError, nats.errors.Error, AttributeError, AssertionError) as error:
         log.debug("closing a NATS client failed", error=str(error))
-
-
-async def _end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it is gone."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        # Reading the exception keeps asyncio from reporting it as never retrieved.
-        task.exception()

@@ -231,7 +231,8 @@ class JetStreamPublisher:
     async def drain(self, timeout_seconds: float) -> bool:
         """Wait until every message is acknowledged or given up; False where that takes longer."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

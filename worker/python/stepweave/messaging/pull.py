@@ -20,6 +20,7 @@ BACKOFF_SECONDS_MIN: Final = 0.2
 BACKOFF_SECONDS_MAX: Final = 5.0
 #: How long a consumer must have been silent before a pull may be left alone, and how long that is waited for.
 QUIET_SECONDS: Final = 0.05
+_DRAIN_TIMEOUT_SECONDS: Final = 5.0
 SETTLE_SECONDS_MAX: Final = 1.0
 
 
@@ -110,8 +111,9 @@ class PullLoop:
         for timer in (self._watchdog, self._backoff):
             if timer is not None:
                 timer.cancel()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(subscription.drain(), timeout=5.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
+                await subscription.drain()
         self._hand_over()
 
     async def _settle(self) -> None:

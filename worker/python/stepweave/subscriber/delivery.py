@@ -174,7 +174,8 @@ class Delivery:
         if seconds is None:
             seconds = min(self._retry_seconds_min * 2 ** (attempt - 1), self._retry_seconds_max)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
             raise Stopped
 
     async def _park(

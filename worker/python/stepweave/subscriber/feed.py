@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.msg import Msg
 
+from stepweave.cancellation import end_tasks
 from stepweave.messaging import Connection, Delivery, MessagingError, PullLoop, delivery_of
 from stepweave.telemetry import get_logger
 
@@ -119,8 +120,7 @@ class OrderedFeed:
         task, self._task = self._task, None
         if task is not None:
             self._connection.remove_reconnect_listener(self._broken.set)
-            task.cancel()
-            await asyncio.wait({task})
+            await end_tasks(task)
         await self._detach()
 
     def nudge(self) -> None:

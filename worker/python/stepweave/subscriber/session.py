@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.msg import Msg
 
+from stepweave.cancellation import end_tasks
 from stepweave.messaging import Connection, MessagingError
 from stepweave.telemetry import get_logger
 from stepweave_schemas.envelope import Envelope, decode_envelope, decode_envelopes
@@ -94,7 +95,7 @@ class Session:
         ends: set[asyncio.Future[Any]] = {writer, stopping, self._failed}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            await self._end(reader)
+            await end_tasks(reader)
             await self._feed.stop()
             if writer.done():
                 writer.result()
@@ -102,7 +103,7 @@ class Session:
                 self._failed.result()
             await self._finish_lanes()
         finally:
-            await self._end(reader, writer, stopping, *self._lane_tasks)
+            await end_tasks(reader, writer, stopping, *self._lane_tasks)
             await self._feed.stop()
             if not self._failed.cancel() and not self._failed.cancelled():
                 # Read, so that asyncio does not report it once more.
@@ -111,12 +112,6 @@ class Session:
             await self._cursor.release(self.progress.advance())
         except MessagingError as error:
             log.warning("the last progress could not be stored", subscriber=self._name, error=str(error))
-
-    async def _end(self, *tasks: asyncio.Future[Any]) -> None:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(set(tasks))
 
     async def _start_feed(self) -> None:
         """Begin reading; waits for a feed that no orchestrator has made yet."""
@@ -218,9 +213,8 @@ class Session:
         """Store the progress soon after it was made, and renew the lease in time."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self.progress.changed.wait(), max(0.01, self._cursor.renew_due_in_seconds)
-                )
+                async with asyncio.timeout(max(0.01, self._cursor.renew_due_in_seconds)):
+                    await self.progress.changed.wait()
             self.progress.changed.clear()
             try:
                 await self._cursor.write(self.progress.advance())

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
+from stepweave.cancellation import end_tasks
 from stepweave.client import Client
 from stepweave.errors import ConfigurationError
 from stepweave.messaging import Connection
@@ -35,6 +36,8 @@ Start = Literal["new", "all"] | Mapping[int, int] | datetime
 
 RETRY_SECONDS_MIN: Final = 0.5
 RETRY_SECONDS_MAX: Final = 30.0
+#: Beyond the grace: how long storing the progress and closing may take.
+STOP_SECONDS_MAX: Final = 15.0
 _PARKED_MAX: Final = 10_000
 
 
@@ -210,9 +213,12 @@ class Subscriber:
         try:
             if task is not None:
                 # The life itself ends in time; this bound is for a NATS that hangs.
-                await asyncio.wait_for(task, self._grace_seconds + 15.0)
-        except TimeoutError:
-            log.warning("the subscriber did not stop in time", subscriber=self.name)
+                _, pending = await asyncio.wait({task}, timeout=self._grace_seconds + STOP_SECONDS_MAX)
+                if pending:
+                    log.warning("the subscriber did not stop in time", subscriber=self.name)
+                    await end_tasks(task)
+                else:
+                    task.result()
         finally:
             self._stopping.clear()
             if connection is not None:
@@ -260,9 +266,7 @@ class Subscriber:
             await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
             return acquiring.result() if acquiring.done() else None
         finally:
-            for task in (acquiring, stopping):
-                task.cancel()
-            await asyncio.wait({acquiring, stopping})
+            await end_tasks(acquiring, stopping)
 
     def _on_standby(self) -> None:
         if not self._settled.is_set():

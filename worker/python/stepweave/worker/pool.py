@@ -295,7 +295,8 @@ class TryPool:
     async def wait_idle(self, timeout_seconds: float | None) -> bool:
         """Wait until no handler runs; False after so long."""
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

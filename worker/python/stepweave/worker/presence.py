@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from stepweave.cancellation import end_tasks
 from stepweave.messaging import Connection, MessagingError
 from stepweave.telemetry import get_logger
 from stepweave_schemas.codec import encode
@@ -39,8 +40,7 @@ class Presence:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait({task})
+        await end_tasks(task)
         if self._connection.connected:
             await self._write(b"", {"KV-Operation": "DEL"})
 

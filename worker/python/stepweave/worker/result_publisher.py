@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Callable
 from functools import partial
 
+from stepweave.cancellation import end_tasks
 from stepweave.messaging import JetStreamPublisher, MessagingError, PubAck, PublisherFull
 from stepweave.telemetry import get_logger
 from stepweave_schemas.codec import encode
@@ -64,8 +65,7 @@ class ResultPublisher:
         """Stop waiting for room."""
         task, self._room_task = self._room_task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+            await end_tasks(task)
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from nats.aio.msg import Msg
 
+from stepweave.cancellation import end_tasks
 from stepweave.context import StepContext
 from stepweave.errors import ConfigurationError
 from stepweave.messaging import ACK, IN_PROGRESS, Connection, JetStreamPublisher, MessagingError, PullLoop
@@ -146,9 +147,7 @@ class Worker:
         try:
             await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            draining.cancel()
-            hurry.cancel()
-            await asyncio.wait({draining, hurry})
+            await end_tasks(draining, hurry)
         if not draining.cancelled():
             draining.result()
 
@@ -269,8 +268,7 @@ class Worker:
         self._pool.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for fetch in list(self._fetches.values()):
-            fetch.cancel()
+        await end_tasks(*self._fetches.values())
         if hasattr(self, "_results"):
             await self._results.close()
         if hasattr(self, "_publisher"):

@@ -1,0 +1,1 @@
+"""A shop's checkout: a chain of five steps, with typed inputs and classified errors."""
