@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from stepweave import BusinessLogicError, PermanentError, ServiceUnavailableError, TimeoutError, ValidationError
+from stepweave import (
+    BusinessLogicError,
+    PermanentError,
+    ServiceUnavailableError,
+    TimeoutError,
+    ValidationError,
+)
 
 from .models import CartItem, Order, Payment, PricedLine, PriceRules, Reservation, ValidatedCart
 
@@ -115,13 +121,16 @@ async def charge(token: str, amount_cents: int, *, idempotency_key: str, request
 
 def reserve(lines: Sequence[PricedLine], *, idempotency_key: str) -> Reservation:
     """Set the goods aside."""
-    return Reservation(
-        reservation_id=_id("res", idempotency_key), units=sum(line.quantity for line in lines)
-    )
+    return Reservation(reservation_id=_id("res", idempotency_key), units=sum(line.quantity for line in lines))
 
 
 def save_order(
-    customer_email: str, cart: ValidatedCart, payment: Payment, reservation: Reservation, *, idempotency_key: str
+    customer_email: str,
+    cart: ValidatedCart,
+    payment: Payment,
+    reservation: Reservation,
+    *,
+    idempotency_key: str,
 ) -> Order:
     """Write the order."""
     return Order(

@@ -21,7 +21,15 @@ from nats.js.api import AckPolicy, ConsumerConfig, KeyValueConfig, RetentionPoli
 
 from stepweave import PermanentError, Registry, RetryableError, StepHandler, Worker, inputs, step_handler
 from stepweave.errors import ConfigurationError
-from stepweave.messaging import ACK, Connection, JetStreamPublisher, Outgoing, PullLoop, delivery_of
+from stepweave.messaging import (
+    ACK,
+    ConnectFailed,
+    Connection,
+    JetStreamPublisher,
+    Outgoing,
+    PullLoop,
+    delivery_of,
+)
 from stepweave.testing import eventually, make_dispatch
 from stepweave_orchestrator.embedded import EmbeddedNats
 from stepweave_schemas import subjects
@@ -563,6 +571,18 @@ async def test_a_worker_without_handlers_does_not_start(server: EmbeddedNats) ->
         await Worker(server.url, handlers=Registry()).start()
     with pytest.raises(ConfigurationError, match="namespaces"):
         Worker(server.url, namespaces=[])
+    with pytest.raises(ConnectFailed, match="no NATS server answers"):
+        await Worker("nats://127.0.0.1:1", handlers=[echo], connect_timeout_seconds=0.2).run()
+
+
+async def test_run_ends_when_asked(side: Side, make_worker: Callable[..., Worker]) -> None:
+    worker = make_worker(echo)
+    running = asyncio.create_task(worker.run())
+    assert isinstance(await side.outcome(await side.dispatch("echo")), Success)
+    worker.request_stop()
+    await asyncio.wait_for(running, 10)
+    with pytest.raises(RuntimeError, match="started once"):
+        await worker.start()
 
 
 async def test_class_handlers_and_methods(side: Side, make_worker: Callable[..., Worker]) -> None:

@@ -44,9 +44,10 @@ class ApiService:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; returns once the server knows of every endpoint."""
         self._connection.add_reconnect_listener(self._on_reconnect)
         await self._serve()
+        await self._connection.flush()
 
     async def stop(self, timeout_seconds: float = 5.0) -> None:
         """Take no more requests; finish those under way."""

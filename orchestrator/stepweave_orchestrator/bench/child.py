@@ -12,9 +12,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,13 +34,17 @@ class ChildFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a child runs. Secrets go by `environment`, which adds to that of this process."""
+    """What a child runs. Secrets go by `environment`, which adds to that of this process.
+
+    One that does not `answer` has its output in its log, and no input.
+    """
 
     name: str
     command: Sequence[str]
     folder: Path
     log: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    answers: bool = True
 
 
 class Child:
@@ -71,18 +75,23 @@ class Child:
             async with asyncio.timeout(timeout_seconds):
                 line = await self._process.stdout.readline()
         except TimeoutError:
-            raise self._failed(f"did not answer within {timeout_seconds:g} s") from None
+            raise self.failed(f"did not answer within {timeout_seconds:g} s") from None
         if not line:
-            raise self._failed("ended")
+            raise self.failed("ended")
         try:
             answer = json.loads(line)
         except ValueError:
-            raise self._failed(f"wrote what is not JSON ({line[:200]!r})") from None
+            raise self.failed(f"wrote what is not JSON ({line[:200]!r})") from None
         if isinstance(answer, dict) and "error" in answer:
-            raise self._failed(f"says: {answer['error']}")
+            raise self.failed(f"says: {answer['error']}")
         return answer
 
-    def _failed(self, what: str) -> ChildFailed:
+    async def end(self) -> int:
+        """Wait for its end; returns the exit code."""
+        return await self._process.wait()
+
+    def failed(self, what: str) -> ChildFailed:
+        """The error that says what it did not do, with the end of its log."""
         tail = self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return ChildFailed(f"{self.name} {what}; its log {self._log} ends with:\n{tail or '(nothing)'}")
 
@@ -96,10 +105,10 @@ class Child:
         except TimeoutError:
             pass
         finally:
-            await self._kill()
+            await self.kill()
 
-    async def _kill(self) -> None:
-        """Kill what is left of its session."""
+    async def kill(self) -> None:
+        """Kill its session, if something of it is left."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.shield(self._process.wait())
@@ -118,8 +127,8 @@ async def _start(program: Program) -> Child:
             *program.command,
             cwd=program.folder,
             env={**_clean_environment(), **program.environment},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE if program.answers else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE if program.answers else log,
             stderr=log,
             limit=_LINE_BYTES_MAX,
             start_new_session=True,
@@ -127,29 +136,36 @@ async def _start(program: Program) -> Child:
     return Child(program, process)
 
 
+async def _says_so(child: Child) -> None:
+    await child.answer(timeout_seconds=READY_TIMEOUT_SECONDS)
+
+
 @asynccontextmanager
-async def running(program: Program, *, ready_timeout_seconds: float = READY_TIMEOUT_SECONDS) -> AsyncIterator[Child]:
-    """A child that is ready, for the length of the block; raises `ChildFailed`."""
+async def running(
+    program: Program, *, ready: Callable[[Child], Awaitable[None]] = _says_so
+) -> AsyncIterator[Child]:
+    """A child for the length of the block, that is ready: `ready` ends. Raises `ChildFailed`."""
     child = await _start(program)
     try:
-        await child.answer(timeout_seconds=ready_timeout_seconds)
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_SECONDS):
+                await ready(child)
+        except TimeoutError:
+            raise child.failed(f"was not ready within {READY_TIMEOUT_SECONDS:g} s") from None
         yield child
     finally:
         await child.stop()
 
 
 async def run_to_end(program: Program, *, timeout_seconds: float) -> None:
-    """Run a program that takes no input until it ends; raises `ChildFailed` where it ends badly."""
+    """Run a program that does not answer until it ends; raises `ChildFailed` where it ends badly."""
     child = await _start(program)
     try:
-        assert child._process.stdin is not None and child._process.stdout is not None
-        child._process.stdin.close()
         async with asyncio.timeout(timeout_seconds):
-            await child._process.stdout.read()
-            code = await child._process.wait()
+            code = await child.end()
         if code != 0:
-            raise child._failed(f"ended with exit code {code}")
+            raise child.failed(f"ended with exit code {code}")
     except TimeoutError:
-        raise child._failed(f"did not end within {timeout_seconds:g} s") from None
+        raise child.failed(f"did not end within {timeout_seconds:g} s") from None
     finally:
-        await child._kill()
+        await child.kill()

@@ -63,12 +63,19 @@ def _root(
         os.environ[DEBUG_VARIABLE] = "1"
 
 
-for _command in (dev.dev, demo.demo):
-    app.command()(_command)
-for _noun in (task, template, events, worker, orchestrator, audit, projections):
+app.command()(dev.dev)
+app.command()(demo.demo)
+app.command()(new.new)
+for _noun in (task, template, events):
     app.add_typer(_noun.app)
-for _command in (replay.replay, migrate.migrate, doctor.doctor, bench.bench, new.new):
-    app.command()(_command)
+app.command()(replay.replay)
+for _noun in (worker, orchestrator):
+    app.add_typer(_noun.app)
+app.command()(migrate.migrate)
+for _noun in (audit, projections):
+    app.add_typer(_noun.app)
+app.command()(doctor.doctor)
+app.command()(bench.bench)
 
 
 def command() -> Any:

@@ -25,7 +25,8 @@ def _audit() -> None:
 @app.command()
 def verify(
     shards: Annotated[
-        list[int] | None, typer.Option("--shard", min=0, help="Only this shard; may be repeated.")
+        list[int] | None,
+        typer.Option("--shard", min=0, help="Only this shard; may be repeated.", metavar="N"),
     ] = None,
     database_url: DatabaseUrl = None,
     output: Output = OutputFormat.TABLE,

@@ -14,7 +14,10 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer runs; ends within 50 s.")] = False,
 ) -> None:
-    """Measure latency and throughput on embedded servers, beside other systems."""
+    """Measure speed on this machine.
+
+    Latency and throughput on embedded servers, beside other systems.
+    """
     from stepweave_orchestrator.bench import main_bench
 
     raise typer.Exit(main_bench(json_file=json_file, quick=quick))

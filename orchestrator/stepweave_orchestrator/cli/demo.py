@@ -35,9 +35,9 @@ def demo(
     database_url: ExistingDatabase = None,
     nats_url: ExistingNats = None,
 ) -> None:
-    """Run the example workflows on PostgreSQL and NATS and print what happened.
+    """Run the example workflows.
 
-    Everything is started for it and stopped at the end, also after Ctrl-C. Exit code 0 where each run ended as its
+    They run on PostgreSQL and NATS, and what happened is printed. Everything is started for it and stopped at the end, also after Ctrl-C. Exit code 0 where each run ended as its
     example says.
     """
     from .demo_examples import find_examples

@@ -54,12 +54,15 @@ def dev(
             "-t",
             help="A template file, or a folder with *.yaml files; may be repeated.",
             exists=True,
+            metavar="FILE|DIR",
         ),
     ] = None,
     data_dir: DataDir = Path(DEFAULT_DATA_DIR),
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Worker processes.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Worker processes.", metavar="N")
+    ] = 1,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each.")
+        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each.", metavar="N")
     ] = 100,
     resolve_imports: Annotated[
         bool, typer.Option("--resolve-imports", help="Templates may name members of the modules directly.")
@@ -68,9 +71,9 @@ def dev(
     database_url: ExistingDatabase = None,
     nats_url: ExistingNats = None,
 ) -> None:
-    """Run everything on this machine: PostgreSQL, NATS, an orchestrator, and workers for your handlers.
+    """Run everything on this machine.
 
-    Nothing has to be installed for it. Ctrl-C stops everything in order; the data stays. Other commands that are
+    PostgreSQL, NATS, an orchestrator, and workers for your handlers. Nothing has to be installed for it. Ctrl-C stops everything in order; the data stays. Other commands that are
     typed in the same folder find it.
     """
     from .logs import configure_logs

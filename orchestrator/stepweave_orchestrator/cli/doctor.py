@@ -20,7 +20,9 @@ def doctor(
     ] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Check this machine, NATS, Postgres, orchestrators and workers; a line each, with what to do.
+    """Check what works here and what does not.
+
+    This machine, NATS, Postgres, orchestrators and workers: a line each, with what to do.
 
     Exit code 1 where a check fails; warnings do not count.
     """

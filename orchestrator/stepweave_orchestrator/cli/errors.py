@@ -110,7 +110,10 @@ def _text(error: BaseException, advice: str) -> str:
         # The API's own text sums up the first few of them.
         first = first.partition(": ")[0]
         return "\n".join([f"{first}:", *(f"  {line}" for line in lines)])
-    return f"{first}; {advice}" if advice else first
+    if getattr(error, "code", None) == "INVALID_UUID":
+        advice = "copy one from `stepweave task list`"
+    # Some messages say themselves what to type.
+    return f"{first}; {advice}" if advice and "`stepweave" not in first else first
 
 
 def _details(error: BaseException) -> list[str]:

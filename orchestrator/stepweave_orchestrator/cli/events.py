@@ -17,25 +17,31 @@ if TYPE_CHECKING:
     from stepweave_schemas.catalogue import CatalogueEntry
     from stepweave_schemas.envelope import Envelope
 
-app = typer.Typer(
-    name="events", help="Follow events, list those of a task, look up what they mean.", no_args_is_help=True
-)
+app = typer.Typer(name="events", help="Follow events, list them, look them up.", no_args_is_help=True)
 
 
 @app.command()
 def tail(
     pattern: Annotated[
-        str, typer.Option("--pattern", "-p", help="Event types, with wildcards: 'step.failed', 'task.*'.")
+        str,
+        typer.Option(
+            "--pattern", "-p", help="Event types, with wildcards: 'step.failed', 'task.*'.", metavar="PATTERN"
+        ),
     ] = "*",
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only this namespace.", metavar="NAMESPACE")
+    ] = None,
     start: Annotated[
         str,
         typer.Option(
             "--from",
             help="now, start (all that is kept), a time with zone, or a span before now such as 10m.",
+            metavar="TIME",
         ),
     ] = "now",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after so many events.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="End after so many events.", metavar="N")
+    ] = None,
     everything: Annotated[
         bool,
         typer.Option(
@@ -93,7 +99,9 @@ def tail(
 @app.command("list")
 def list_(
     task_id: TaskId,
-    from_version: Annotated[int, typer.Option("--from-version", min=1, help="Start at this event.")] = 1,
+    from_version: Annotated[
+        int, typer.Option("--from-version", min=1, help="Start at this event.", metavar="N")
+    ] = 1,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import nats.errors
@@ -62,11 +61,10 @@ async def of_nats(url: str, *, known: bool) -> list[Finding]:
 
 def _nats_server(connection: Connection, shown: str) -> Finding:
     client = connection.client
-    version = str(client.connected_server_version)
+    version = client.connected_server_version
     limit = connection.max_payload_bytes
-    found = f"{version} at {shown}, messages up to {limit // 1024:,} KiB"
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers and (int(numbers[1]), int(numbers[2])) < _NATS_VERSION_MIN:
+    found = f"{version.major}.{version.minor}.{version.patch} at {shown}, messages up to {limit // 1024:,} KiB"
+    if (version.major, version.minor) < _NATS_VERSION_MIN:
         return fail("NATS", found, "use NATS 2.11 or newer: per-message time to live is needed")
     if limit < PAYLOAD_BYTES_MIN:
         return warn("NATS", found, f"set max_payload to at least {PAYLOAD_BYTES_MIN} in nats.conf")
@@ -171,7 +169,8 @@ async def _in_database(connection: Any, url: str) -> list[Finding]:
     from stepweave_eventstore.migrate import MigrationError, pending
 
     version = connection.get_server_version()
-    shown = f"{version.major}.{version.minor} at {without_secrets(url)}"
+    number = str(await connection.fetchval("SHOW server_version")).partition(" ")[0]
+    shown = f"{number} at {without_secrets(url)}"
     findings = [
         ok("Postgres", shown)
         if version.major >= _POSTGRES_MAJOR_MIN

@@ -25,9 +25,13 @@ class LogStyle(StrEnum):
     JSON = "json"
 
 
-LogLevel = Annotated[LogLevelName, typer.Option("--log-level", help="The least that is logged.")]
+LogLevel = Annotated[
+    LogLevelName,
+    typer.Option("--log-level", help="The least that is logged.", metavar="debug|info|warning|error"),
+]
 LogFormat = Annotated[
-    LogStyle, typer.Option("--log-format", help="Lines for people, or one JSON object a line.")
+    LogStyle,
+    typer.Option("--log-format", help="Lines for people, or one JSON object a line.", metavar="console|json"),
 ]
 
 

@@ -22,9 +22,9 @@ def migrate(
         float, typer.Option("--timeout", min=1, help="Seconds for all of it.", metavar="SECONDS")
     ] = 300.0,
 ) -> None:
-    """Bring the database to the schema of this release.
+    """Bring the database up to date.
 
-    Needs a role that owns the database schema `stepweave` or may create it. Orchestrators may run meanwhile.
+    Applies the migrations that this release needs. Needs a role that owns the database schema `stepweave` or may create it. Orchestrators may run meanwhile.
     """
     from stepweave_eventstore.migrate import migrate as apply
     from stepweave_eventstore.migrate import pending

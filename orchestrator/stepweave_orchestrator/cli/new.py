@@ -16,9 +16,14 @@ def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Name of the workflow; a folder of this name is made.")
     ],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")] = "default",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Its namespace.", metavar="NAMESPACE")
+    ] = "default",
 ) -> None:
-    """Make a folder with a template, handlers, a test and a README; it runs as made."""
+    """Make a first workflow that runs.
+
+    A folder with a template, handlers, a test and a README.
+    """
     from stepweave_schemas.template import NAME_PATTERN
 
     folder = Path(name)

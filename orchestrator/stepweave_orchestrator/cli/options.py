@@ -26,7 +26,9 @@ DatabaseUrl = Annotated[
         metavar="URL",
     ),
 ]
-Output = Annotated[OutputFormat, typer.Option("--output", "-o", help="How data is printed.")]
+Output = Annotated[
+    OutputFormat, typer.Option("--output", "-o", help="How data is printed.", metavar="table|json|yaml")
+]
 TimeoutSeconds = Annotated[
     float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.", metavar="SECONDS")
 ]

@@ -22,11 +22,15 @@ def _orchestrator() -> None:
 def run_(
     owner: Annotated[
         str | None,
-        typer.Option("--owner", help="Its name, unique among live ones; default: host and process."),
+        typer.Option(
+            "--owner", help="Its name, unique among live ones; default: host and process.", metavar="NAME"
+        ),
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option("--shards", min=1, max=1024, help="Shards of a new installation; fixed from then on."),
+        typer.Option(
+            "--shards", min=1, max=1024, help="Shards of a new installation; fixed from then on.", metavar="N"
+        ),
     ] = None,
     log_level: LogLevel = LogLevelName.INFO,
     log_format: LogFormat = LogStyle.JSON,

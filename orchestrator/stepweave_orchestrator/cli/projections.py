@@ -24,7 +24,8 @@ def _projections() -> None:
 @app.command()
 def rebuild(
     shards: Annotated[
-        list[int] | None, typer.Option("--shard", min=0, help="Only this shard; may be repeated.")
+        list[int] | None,
+        typer.Option("--shard", min=0, help="Only this shard; may be repeated.", metavar="N"),
     ] = None,
     database_url: DatabaseUrl = None,
     output: Output = OutputFormat.TABLE,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -58,7 +59,8 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _help(one: Any) -> str:
-    return inspect.cleandoc(one.help or "")
+    paragraphs = inspect.cleandoc(one.help or "").split("\n\n")
+    return "\n\n".join(textwrap.fill(" ".join(each.split()), 110) for each in paragraphs)
 
 
 def _summary(one: Any) -> str:
@@ -92,16 +94,7 @@ def _argument(param: Any) -> str:
 
 def _flags(param: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
-    return names if param.is_flag else f"{names} {_kind(param)}"
-
-
-def _kind(param: Any) -> str:
-    choices = getattr(param.type, "choices", None)
-    if choices:
-        return _cell(" | ".join(f"`{getattr(choice, 'value', choice)}`" for choice in choices))
-    if param.metavar:
-        return str(param.metavar)
-    return str(getattr(param.type, "name", "value")).partition(" ")[0].upper()
+    return names if param.is_flag else f"{names} {_cell(str(param.metavar))}"
 
 
 def _about(param: Any) -> str:

@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 def replay(
     task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
     at_version: Annotated[
-        int | None, typer.Option("--at-version", min=1, help="As it was after this event.")
+        int | None, typer.Option("--at-version", min=1, help="As it was after this event.", metavar="N")
     ] = None,
     at_time: Annotated[
         str | None,
-        typer.Option("--at-time", help="As it was then: a time with zone, or a span before now such as 90s."),
+        typer.Option(
+            "--at-time",
+            help="As it was then: a time with zone, or a span before now such as 90s.",
+            metavar="TIME",
+        ),
     ] = None,
     database_url: DatabaseUrl = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Show a task's history and its state as it was, rebuilt from the ledger.
+    """Show a task as it was.
 
-    Reads Postgres only; no orchestrator has to run.
+    Its history, and its state rebuilt from the ledger. Reads Postgres only; no orchestrator has to run.
     """
     if at_version is not None and at_time is not None:
         raise CommandError("give --at-version or --at-time, not both", ExitCode.USAGE)
@@ -55,7 +59,8 @@ async def _events(
     store: EventStore, task_id: str, at_version: int | None, moment_ms: int | None
 ) -> list[EventRecord]:
     """The history up to the moment asked for; raises `CommandError` where there is none."""
-    from stepweave_eventstore.replay import at_time_ms, at_version as up_to
+    from stepweave_eventstore.replay import at_time_ms
+    from stepweave_eventstore.replay import at_version as up_to
     from stepweave_schemas.envelope import timestamp
     from stepweave_schemas.events import TaskCreated
     from stepweave_schemas.identity import is_uuid

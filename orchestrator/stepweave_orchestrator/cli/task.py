@@ -47,17 +47,30 @@ def create(
         ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", help="Idempotency key: the same request again is the same task.")
+        str | None,
+        typer.Option(
+            "--key", help="Idempotency key: the same request again is the same task.", metavar="KEY"
+        ),
     ] = None,
     start_at: Annotated[
-        str | None, typer.Option("--start-at", help="Start later: a time with zone, or a span such as 90s.")
+        str | None,
+        typer.Option(
+            "--start-at", help="Start later: a time with zone, or a span such as 90s.", metavar="TIME"
+        ),
     ] = None,
-    priority: Annotated[int, typer.Option("--priority", min=-100, max=100, help="Higher goes first.")] = 0,
-    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
-    initiator: Annotated[str | None, typer.Option("--initiator", help="Who; default: this user.")] = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-100, max=100, help="Higher goes first.", metavar="N")
+    ] = 0,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="A tag; may be repeated.", metavar="TAG")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.", metavar="TEXT")] = "",
+    initiator: Annotated[
+        str | None, typer.Option("--initiator", help="Who; default: this user.", metavar="WHO")
+    ] = None,
     correlation_id: Annotated[
-        str | None, typer.Option("--correlation-id", help="Joins the task to others; default: its own id.")
+        str | None,
+        typer.Option("--correlation-id", help="Joins the task to others; default: its own id.", metavar="ID"),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end, then show the task.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-W", help="Print its events until the end.")] = False,
@@ -136,18 +149,28 @@ def get(
 
 @app.command("list")
 def list_(
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Only tasks of this template.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only this namespace.", metavar="NAMESPACE")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Only tasks of this template.", metavar="NAME")
+    ] = None,
     status: Annotated[
-        list[str] | None, typer.Option("--status", help="Only this status; may be repeated.")
+        list[str] | None,
+        typer.Option("--status", help="Only this status; may be repeated.", metavar="STATUS"),
     ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only tasks with this tag.")] = None,
-    initiator: Annotated[str | None, typer.Option("--initiator", help="Only what this one started.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only tasks with this tag.", metavar="TAG")] = None,
+    initiator: Annotated[
+        str | None, typer.Option("--initiator", help="Only what this one started.", metavar="WHO")
+    ] = None,
     correlation_id: Annotated[
-        str | None, typer.Option("--correlation-id", help="Only tasks with this correlation id.")
+        str | None,
+        typer.Option("--correlation-id", help="Only tasks with this correlation id.", metavar="ID"),
     ] = None,
-    page: Annotated[int, typer.Option("--page", min=1, help="Which page.")] = 1,
-    per_page: Annotated[int, typer.Option("--per-page", min=1, max=200, help="Tasks on a page.")] = 50,
+    page: Annotated[int, typer.Option("--page", min=1, help="Which page.", metavar="N")] = 1,
+    per_page: Annotated[
+        int, typer.Option("--per-page", min=1, max=200, help="Tasks on a page.", metavar="N")
+    ] = 50,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
@@ -195,7 +218,9 @@ def list_(
 @app.command()
 def watch(
     task_id: TaskId,
-    from_version: Annotated[int, typer.Option("--from-version", min=1, help="Start at this event.")] = 1,
+    from_version: Annotated[
+        int, typer.Option("--from-version", min=1, help="Start at this event.", metavar="N")
+    ] = 1,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
@@ -216,7 +241,7 @@ def watch(
 @app.command()
 def cancel(
     task_id: TaskId,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.", metavar="TEXT")] = "",
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,

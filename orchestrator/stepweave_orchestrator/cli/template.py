@@ -62,7 +62,7 @@ def validate(files: Files, output: Output = OutputFormat.TABLE) -> None:
 @app.command()
 def register(
     files: Files,
-    registered_by: Annotated[str, typer.Option("--by", help="Who registers them.")] = "",
+    registered_by: Annotated[str, typer.Option("--by", help="Who registers them.", metavar="WHO")] = "",
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
@@ -94,7 +94,9 @@ def register(
 
 @app.command("list")
 def list_(
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only this namespace.", metavar="NAMESPACE")
+    ] = None,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
@@ -138,11 +140,11 @@ def show_(
     if output is not OutputFormat.TABLE:
         show(found.content, output, lambda: None)
         return
-    content = found.content
+    template = _loaded(found)
     print_fields(
         (
             ("template", reference(found)),
-            ("description", content.get("description")),
+            ("description", template.description),
             ("hash", found.hash),
             ("versions", found.versions),
         )
@@ -152,14 +154,14 @@ def show_(
         ("step", "handler", "after", ">tries", "backoff", "time-out"),
         (
             (
-                step["name"],
-                step["handler"]["callable"],
-                step.get("dependencies"),
-                (step.get("retry") or {}).get("max_attempts"),
-                (step.get("retry") or {}).get("backoff"),
-                f"{step['timeout_seconds']:g} s" if step.get("timeout_seconds") else None,
+                step.name,
+                step.handler.callable,
+                step.dependencies,
+                step.retry.max_attempts,
+                step.retry.backoff,
+                f"{step.timeout_seconds:g} s" if step.timeout_seconds else None,
             )
-            for step in content["steps"]
+            for step in template.steps
         ),
         empty="no steps",
     )
@@ -172,7 +174,8 @@ def graph(
         typer.Argument(metavar="FILE|NAMESPACE/NAME[:VERSION]", help="A file, or a registered template."),
     ],
     form: Annotated[
-        GraphFormat, typer.Option("--format", "-f", help="A drawing, or Mermaid text.")
+        GraphFormat,
+        typer.Option("--format", "-f", help="A drawing, or Mermaid text.", metavar="drawing|mermaid"),
     ] = GraphFormat.DRAWING,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
@@ -184,7 +187,7 @@ def graph(
     template = (
         load(path)
         if path.is_file() or path.suffix in (".yaml", ".yml", ".json")
-        else run_async(_registered_template(what, nats_url, timeout_seconds))
+        else _loaded(run_async(_registered(what, nats_url, timeout_seconds)))
     )
     if form is GraphFormat.MERMAID:
         text = mermaid(template)
@@ -199,13 +202,12 @@ async def _registered(name: str, nats_url: str | None, timeout_seconds: float) -
         return await api.get_template(template, namespace=namespace, version=version)
 
 
-async def _registered_template(name: str, nats_url: str | None, timeout_seconds: float) -> TaskTemplate:
+def _loaded(found: TemplateResponse) -> TaskTemplate:
     import msgspec
 
     from stepweave_schemas.template import load_template
 
-    found = await _registered(name, nats_url, timeout_seconds)
-    return load_template(msgspec.json.encode(found.content), source=name).template
+    return load_template(msgspec.json.encode(found.content), source=reference(found)).template
 
 
 def parse_reference(text: str) -> tuple[str, str, str | None]:

@@ -27,17 +27,25 @@ def run_(
     ],
     namespaces: Annotated[
         list[str] | None,
-        typer.Option("--namespace", "-n", help="Namespace to serve; may be repeated. Default: default."),
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Namespace to serve; may be repeated. Default: default.",
+            metavar="NAMESPACE",
+        ),
     ] = None,
     queues: Annotated[
-        list[str] | None, typer.Option("--queue", help="Queue to serve; may be repeated. Default: default.")
+        list[str] | None,
+        typer.Option("--queue", help="Queue to serve; may be repeated. Default: default.", metavar="QUEUE"),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each process.")
+        int, typer.Option("--concurrency", min=1, help="Most steps at once, in each process.", metavar="N")
     ] = 100,
     processes: Annotated[
         int,
-        typer.Option("--processes", min=1, max=256, help="So many equal processes, restarted if they die."),
+        typer.Option(
+            "--processes", min=1, max=256, help="So many equal processes, restarted if they die.", metavar="N"
+        ),
     ] = 1,
     grace_seconds: Annotated[
         float,

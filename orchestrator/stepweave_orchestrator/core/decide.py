@@ -85,10 +85,8 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
         return [events.TaskStarted(start_at_ms=state.start_at_ms), *roots]
     happened: list[events.Event] = []
     tally = _Tally(state)
-    for number in sorted(state.due):
+    for number in state.due_steps(moment.now_ms):
         step = state.steps[number]
-        if step.due_at_ms is None or step.due_at_ms > moment.now_ms:
-            continue
         if step.status == "waiting_for_retry":
             happened.append(_enqueue(state, number, step.attempt + 1, moment))
             tally.resumed()

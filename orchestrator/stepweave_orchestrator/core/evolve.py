@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +80,7 @@ def _step(state: TaskState, event: events.StepEvent, at_ms: int) -> tuple[int, S
 
 
 def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    _, step = _step(state, event, at_ms)
     if step.status == "waiting_for_retry":
         state.waiting_count -= 1
     elif step.status in ACTIVE:
@@ -94,7 +95,7 @@ def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> 
     step.worker_id = ""
     step.enqueued_at_ms = at_ms
     step.started_at_ms = None
-    _clear_due(state, number, step)
+    _clear_due(state, step)
 
 
 def _step_started(state: TaskState, event: events.StepStarted, at_ms: int) -> None:
@@ -104,8 +105,7 @@ def _step_started(state: TaskState, event: events.StepStarted, at_ms: int) -> No
     step.started_at_ms = event.started_at_ms
     timeout_seconds = state.the_plan.steps[number].timeout_seconds
     if timeout_seconds is not None:
-        step.due_at_ms = at_ms + round(timeout_seconds * 1000) + TIMEOUT_GRACE_MS
-        state.due.add(number)
+        _set_due(state, number, step, at_ms + round(timeout_seconds * 1000) + TIMEOUT_GRACE_MS)
 
 
 def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -> None:
@@ -119,8 +119,7 @@ def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -
     step.completed_at_ms = at_ms
     state.active_count -= 1
     state.done_count += 1
-    if state.due:
-        _clear_due(state, number, step)
+    _clear_due(state, step)
     steps = state.steps
     for dependent in state.the_plan.dependents[number]:
         steps[dependent].unmet -= 1
@@ -131,10 +130,9 @@ def _step_retry_scheduled(state: TaskState, event: events.StepRetryScheduled, at
     _fault(step, event, at_ms)
     step.status = "waiting_for_retry"
     step.retry_delay_ms = event.delay_ms
-    step.due_at_ms = event.retry_at_ms
-    state.due.add(number)
     state.active_count -= 1
     state.waiting_count += 1
+    _set_due(state, number, step, event.retry_at_ms)
 
 
 def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None:
@@ -142,7 +140,7 @@ def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None
     _fault(step, event, at_ms)
     step.status = "error"
     step.completed_at_ms = at_ms
-    _clear_due(state, number, step)
+    _clear_due(state, step)
     state.active_count -= 1
     state.failed.append(number)
 
@@ -163,9 +161,26 @@ def _fault(step: StepState, event: events.StepRetryScheduled | events.StepFailed
     step.worker_id = event.worker_id or step.worker_id
 
 
-def _clear_due(state: TaskState, number: int, step: StepState) -> None:
-    step.due_at_ms = None
-    state.due.discard(number)
+def _set_due(state: TaskState, number: int, step: StepState, due_at_ms: int) -> None:
+    step.due_at_ms = due_at_ms
+    heapq.heappush(state.due, (due_at_ms, number))
+    _drop_outdated(state)
+
+
+def _clear_due(state: TaskState, step: StepState) -> None:
+    if step.due_at_ms is not None:
+        step.due_at_ms = None
+        _drop_outdated(state)
+
+
+def _drop_outdated(state: TaskState) -> None:
+    """Keep the promise about the first entry of `due`, and its size within twice what it is there for."""
+    due, steps = state.due, state.steps
+    if len(due) > 2 * (state.active_count + state.waiting_count) + 16:
+        # A sorted list is a heap.
+        due[:] = sorted({entry for entry in due if steps[entry[1]].due_at_ms == entry[0]})
+    while due and steps[due[0][1]].due_at_ms != due[0][0]:
+        heapq.heappop(due)
 
 
 _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {

@@ -104,8 +104,9 @@ class TaskState(msgspec.Struct, kw_only=True):
     active_count: int = 0
     waiting_count: int = 0
     failed: list[int] = []
-    #: Steps with a `due_at_ms`; a step that is no longer due is removed at once, so the set stays small.
-    due: set[int] = set()
+    #: The steps with a `due_at_ms`, as a heap of `(due_at_ms, step)`. Its first entry holds; others may be out of
+    #: date: one that differs from its step's `due_at_ms` means nothing.
+    due: list[tuple[int, int]] = []
     #: Events applied since the last snapshot.
     events_since_snapshot: int = 0
 
@@ -131,9 +132,20 @@ class TaskState(msgspec.Struct, kw_only=True):
         """The earliest moment at which a `Wake` would have an effect, if there is one."""
         if self.phase == "pending":
             return self.start_at_ms
-        if not self.due:
-            return None
-        return min(due for number in self.due if (due := self.steps[number].due_at_ms) is not None)
+        return self.due[0][0] if self.due else None
+
+    def due_steps(self, now_ms: int) -> list[int]:
+        """The steps that are due at `now_ms`, in the order of the plan; looks at no more than these."""
+        found: set[int] = set()
+        places = [0]
+        while places:
+            place = places.pop()
+            if place < len(self.due) and self.due[place][0] <= now_ms:
+                due_at_ms, number = self.due[place]
+                if self.steps[number].due_at_ms == due_at_ms:
+                    found.add(number)
+                places += (2 * place + 1, 2 * place + 2)
+        return sorted(found)
 
 
 def initial(task_id: str, plan: Plan, correlation_id: str) -> TaskState:

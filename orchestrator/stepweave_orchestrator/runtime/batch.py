@@ -33,6 +33,8 @@ class Outgoing(NamedTuple):
     #: Subject on the signal feed; `None` where the event does not go there.
     signal_subject: str | None
     dispatch: DispatchMessage | None
+    #: W3C trace context of the task, so that subscribers' spans join its trace.
+    traceparent: str | None = None
 
 
 class Shard:

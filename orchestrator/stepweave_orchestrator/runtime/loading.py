@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
-from stepweave_eventstore.store import EventRecord, EventStore
+from stepweave_eventstore.store import EventRecord, EventStore, EventStoreError
 from stepweave_orchestrator.core import TaskState, evolve
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, decode_snapshot
 from stepweave_orchestrator.core.state import initial
@@ -26,6 +26,10 @@ log = structlog.get_logger(__name__)
 CONCURRENT_READS_MAX = 4
 
 
+class Unloadable(Exception):
+    """A stream whose events this version cannot replay; the text says why."""
+
+
 class ActorLoader:
     """Rebuilds actors; reads only what is committed."""
 
@@ -39,10 +43,23 @@ class ActorLoader:
         """The shard that a stream belongs to."""
         return shard_of(stream_id, self._shard_count)
 
-    async def load(self, stream_ids: Sequence[str]) -> dict[str, Actor]:
-        """The actors of those streams that exist; raises `StoreUnavailable`."""
-        actors = await asyncio.gather(*(self._load_one(stream_id) for stream_id in stream_ids))
-        return {stream_id: actor for stream_id, actor in zip(stream_ids, actors, strict=True) if actor}
+    async def load(self, stream_ids: Sequence[str]) -> dict[str, Actor | Unloadable]:
+        """The actors of those streams that exist, or why one cannot be rebuilt; raises `StoreUnavailable`."""
+        results = await asyncio.gather(
+            *(self._load_one(stream_id) for stream_id in stream_ids), return_exceptions=True
+        )
+        loaded: dict[str, Actor | Unloadable] = {}
+        for stream_id, result in zip(stream_ids, results, strict=True):
+            if isinstance(result, Exception):
+                if isinstance(result, EventStoreError):
+                    raise result
+                log.error("a stream cannot be replayed", stream_id=stream_id, exc_info=result)
+                loaded[stream_id] = Unloadable(f"stream {stream_id} cannot be replayed: {result}")
+            elif isinstance(result, BaseException):
+                raise result
+            elif result is not None:
+                loaded[stream_id] = result
+        return loaded
 
     async def _load_one(self, stream_id: str) -> Actor | None:
         async with self._slots:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from nats.aio.msg import Msg
 
-from stepweave.messaging import Connection, JetStreamPublisher
+from stepweave.messaging import Connection, JetStreamPublisher, Subscription
 from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
 from stepweave_orchestrator.api.operations import Operations
 from stepweave_orchestrator.api.service import ApiService
@@ -40,6 +40,8 @@ from .work import Record, Work, into_future
 log = structlog.get_logger(__name__)
 
 TAKE_OVER_RETRY_SECONDS = 0.5
+#: How long a hand-over waits for commits and for acknowledgements, each; well under a lease.
+HAND_OVER_SECONDS_MAX = 2.0
 #: Messages that JetStream has not acknowledged yet.
 PUBLISHES_IN_FLIGHT_MAX = 32_768
 
@@ -56,6 +58,8 @@ class Orchestrator:
         self._consumers: dict[int, CommandConsumer] = {}
         self._taking_over: dict[int, asyncio.Task[None]] = {}
         self._stopping = False
+        self._built = False
+        self._subscriptions: list[Subscription] = []
         self._failed: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -69,9 +73,7 @@ class Orchestrator:
             give_up_seconds=30.0,
             may_send=lambda: self.leases.any_certain(),
         )
-        await self.messages.start()
         self.streams = Streams(settings, connection)
-        await self._ensure_feeds()
         self.templates = TemplateCatalogue(store)
         self.loader = ActorLoader(store, self.templates, self.shard_count)
         self.timers = Timers(self._on_due)
@@ -114,6 +116,9 @@ class Orchestrator:
             self._on_release,
             self.publisher.published,
         )
+        self._built = True
+        await self.messages.start()
+        await self._ensure_feeds()
         self._subscriptions = [
             await connection.subscribe(subjects.SHARDS_FREE, lambda _: self.leases.nudge()),
             await connection.subscribe(subjects.TEMPLATE_CHANGED, self._on_template_changed),
@@ -148,7 +153,7 @@ class Orchestrator:
 
     async def stop(self) -> None:
         """Finish what is accepted, publish it, hand the shards over, leave."""
-        if self._stopping:
+        if self._stopping or not self._built:
             return
         self._stopping = True
         self.connection.remove_reconnect_listener(self._on_reconnect)
@@ -203,6 +208,8 @@ class Orchestrator:
                 await asyncio.sleep(TAKE_OVER_RETRY_SECONDS * 4)
         else:
             return
+        if self.leases.epochs.get(number) != row.epoch:
+            return
         self.owner.add_shard(shard)
         if acquired:
             await self._record(
@@ -229,7 +236,9 @@ class Orchestrator:
                 seed=SystemState(0),
             )
         )
-        await future
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_SECONDS_MAX):
+                await future
 
     def _on_lost(self, shard: int) -> None:
         task = self._taking_over.pop(shard, None)
@@ -249,7 +258,9 @@ class Orchestrator:
     def _on_shard_in_doubt(self, shard: int) -> None:
         """An append did not match the shard's row: look who owns it, and start over where that is still us."""
         epoch = self.leases.epochs.get(shard)
-        if epoch is not None:
+        if epoch is None:
+            self.owner.drop_shard(shard)
+        else:
             self._restart_shard(shard, epoch)
 
     async def _on_release(self, shard: int) -> None:
@@ -264,9 +275,9 @@ class Orchestrator:
         await self.service.close_shard(shard)
         epoch = self.leases.epochs.get(shard)
         if shard in self.owner.shards and epoch is not None:
-            await self.owner.drain(self.settings.shutdown_seconds_max / 4)
+            await self.owner.drain_shard(shard, HAND_OVER_SECONDS_MAX)
             await self._record(shard, ShardReleased(shard=shard, epoch=epoch, owner=self.settings.owner))
-            await self.publisher.flush(self.settings.shutdown_seconds_max / 4)
+            await self.publisher.flush_shard(shard, HAND_OVER_SECONDS_MAX)
         self.connection.send(subjects.SHARDS_FREE)
 
     async def _publish_tail(self, shard: Shard) -> None:

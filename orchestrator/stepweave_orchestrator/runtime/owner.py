@@ -96,7 +96,10 @@ class OwnerLoop:
         self._open = Batch()
         self._committing: Batch | None = None
         self._kick = asyncio.Event()
-        self._idle = asyncio.Event()
+        #: Set at the end of each turn of the loop.
+        self._progress = asyncio.Event()
+        #: Shards that are being handed over.
+        self._draining: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading: asyncio.Task[None] | None = None
         #: Publishes the committed tail of a shard after an outage of the store; set by the orchestrator.
@@ -110,8 +113,8 @@ class OwnerLoop:
 
     def drop_shard(self, number: int) -> None:
         """Stop owning a shard at once: nothing of it is decided, appended, published or answered any more."""
-        shard = self.shards.pop(number, None)
-        if shard is None:
+        self._draining.discard(number)
+        if self.shards.pop(number, None) is None:
             return
         self._publisher.drop_shard(number)
         self._timers.forget_shard(number)
@@ -141,7 +144,9 @@ class OwnerLoop:
 
     def submit(self, work: Work) -> None:
         """Take a command; its `finish` is called after the commit (or with why not)."""
-        if work.shard not in self.shards:
+        if work.shard not in self.shards or (
+            work.shard in self._draining and not isinstance(work.command, Record)
+        ):
             work.finish(ShardMoved())
             return
         self._inbox.append(work)
@@ -151,16 +156,28 @@ class OwnerLoop:
         """Look again: something that held the loop back may be over."""
         self._kick.set()
 
-    async def drain(self, timeout_seconds: float) -> bool:
-        """Wait until every accepted command is committed; `False` where that takes too long."""
+    async def drain_shard(self, number: int, timeout_seconds: float) -> bool:
+        """Take no more commands for a shard and wait until those taken are committed.
+
+        `False` where that takes too long; what is not committed then is handed back when the shard is dropped.
+        """
+        self._draining.add(number)
         try:
             async with asyncio.timeout(timeout_seconds):
-                while self._inbox or self._parked or self._open or self._committing is not None:
-                    self._idle.clear()
-                    await self._idle.wait()
+                while self._is_busy(number):
+                    self._progress.clear()
+                    await self._progress.wait()
         except TimeoutError:
             return False
         return True
+
+    def _is_busy(self, number: int) -> bool:
+        return (
+            number in self._open.parts
+            or (self._committing is not None and number in self._committing.parts)
+            or any(work.shard == number for work in self._inbox)
+            or any(works[0].shard == number for works in self._parked.values())
+        )
 
     async def run(self) -> None:
         """Decide and commit until cancelled."""
@@ -175,8 +192,7 @@ class OwnerLoop:
                     # What arrived meanwhile is decided while this commit is under way.
                     if self._inbox:
                         self._kick.set()
-                if not self._open and self._committing is None and not self._inbox and not self._parked:
-                    self._idle.set()
+                self._progress.set()
                 # Let the connections breathe between two slices.
                 await asyncio.sleep(0)
         finally:
@@ -235,7 +251,14 @@ class OwnerLoop:
         if isinstance(command, Query):
             ending = Done(False, command.answer(actor))
         else:
-            decision = self._ask(actor, work, batch.now_ms)
+            try:
+                decision = self._ask(actor, work, batch.now_ms)
+            except Exception:
+                # A fault of ours; deciding changes nothing, so the other commands are not touched by it.
+                log.exception("deciding failed", stream_id=work.stream_id, command=type(command).__name__)
+                decision = Rejection(
+                    "CONFLICT", "the command cannot be decided; the orchestrator's log says why"
+                )
             if isinstance(decision, Rejection):
                 ending = decision
             else:
@@ -290,7 +313,7 @@ class OwnerLoop:
             signal = None
             if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
                 signal = actor.event_prefix + event.TYPE
-            outgoing.append(Outgoing(position, envelope, signal, dispatch))
+            outgoing.append(Outgoing(position, envelope, signal, dispatch, state.traceparent))
         wake_at_ms = state.next_wake_ms()
         if wake_at_ms != actor.saved_wake_ms:
             actor.saved_wake_ms = wake_at_ms
@@ -457,6 +480,10 @@ class OwnerLoop:
                 if works is None:
                     continue
                 actor = loaded.get(stream_id)
+                if isinstance(actor, Exception):
+                    for work in works:
+                        work.finish(actor)
+                    continue
                 if actor is not None and actor.shard != works[0].shard:
                     # Somebody named a task of another shard: it is not ours to keep.
                     for work in works:

@@ -123,13 +123,20 @@ class Publisher:
             self._moved.clear()
             await self._moved.wait()
 
-    async def flush(self, timeout_seconds: float) -> bool:
-        """Wait until everything taken so far is out; `False` where that takes too long."""
-        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
-        if not tasks:
-            return True
-        _, pending = await asyncio.wait(tasks, timeout=timeout_seconds)
-        return not pending
+    async def flush_shard(self, shard: int, timeout_seconds: float) -> bool:
+        """Wait until everything taken for a shard is out; `False` where that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while (lane := self._lanes.get(shard)) is not None and (
+                    lane.backlog or lane.dispatching or lane.retrying
+                ):
+                    waits = [*lane.dispatching, *lane.retrying]
+                    if lane.task is not None:
+                        waits.append(lane.task)
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            return False
+        return True
 
     def close(self) -> None:
         """Stop at once."""
@@ -251,11 +258,15 @@ def _cloud_event(event: Outgoing) -> dict[str, str]:
     subject = event.signal_subject or ""
     prefix, _, verb = subject.rpartition(".")
     prefix, _, entity = prefix.rpartition(".")
-    return {
+    headers = {
         "ce-specversion": "1.0",
+        "ce-id": f"{event.position}",
         "ce-type": f"{entity}.{verb}",
         "ce-source": f"stepweave/{prefix}",
     }
+    if event.traceparent is not None:
+        headers["traceparent"] = event.traceparent
+    return headers
 
 
 def _order_messages(orders: Sequence[DispatchMessage]) -> list[Message]:

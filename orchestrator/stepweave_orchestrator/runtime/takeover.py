@@ -7,6 +7,8 @@ try that is still open is dispatched again, since its dispatch or its result wen
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import structlog
 
 from stepweave_eventstore.hash_chain import canonical_bytes
@@ -20,7 +22,7 @@ from stepweave_schemas.mint import now_ms
 
 from .actors import SYSTEM_NAMESPACE, TaskActor
 from .batch import DispatchMessage, Outgoing, Shard
-from .loading import ActorLoader
+from .loading import ActorLoader, Unloadable
 from .owner import dispatch_message
 from .projector import Projector
 from .publisher import Publisher
@@ -34,6 +36,13 @@ READ_EVENTS_MAX = 2_000
 #: Tasks whose subject prefix is remembered while a tail is published.
 PREFIXES_MAX = 200_000
 _ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled"})
+
+
+class _Address(NamedTuple):
+    """Where the events of one stream go on the signal feed, and the trace they belong to."""
+
+    prefix: str
+    traceparent: str | None
 
 
 class TakeOver:
@@ -83,7 +92,7 @@ class TakeOver:
         """Publish the shard's events after a position up to its head; dispatch the tries among them that are open."""
         number = shard.number
         oldest_ms = now_ms() - self._settings.feed_age_seconds_max * 1000
-        prefixes: dict[str, str] = {}
+        prefixes: dict[str, _Address] = {}
         position = after_position
         count = 0
         orders: dict[str, list[StepEnqueued]] = {}
@@ -153,7 +162,7 @@ class TakeOver:
             self._publisher.dispatch_again(shard, messages)
         log.info("dispatched every open try again", shard=shard, tasks=len(stream_ids), tries=count)
 
-    async def _learn_prefixes(self, records: list[EventRecord], prefixes: dict[str, str]) -> None:
+    async def _learn_prefixes(self, records: list[EventRecord], prefixes: dict[str, _Address]) -> None:
         """Find the signal feed's prefix of every stream among the records."""
         if len(prefixes) > PREFIXES_MAX:
             prefixes.clear()
@@ -162,24 +171,28 @@ class TakeOver:
             if record.type == TaskCreated.TYPE:
                 event = decode_event(record.data)
                 assert isinstance(event, TaskCreated)
-                prefixes[record.task_id] = subjects.event(
-                    event.template.namespace, event.template.name, record.task_id, ""
+                prefixes[record.task_id] = _Address(
+                    subjects.event(event.template.namespace, event.template.name, record.task_id, ""),
+                    event.traceparent,
                 )
             elif record.task_id not in prefixes:
                 unknown[record.task_id] = None
         missing = [stream_id for stream_id in unknown if stream_id not in prefixes]
         if missing:
             for stream_id, actor in (await self._loader.load(missing)).items():
-                prefixes[stream_id] = actor.event_prefix
+                if not isinstance(actor, Unloadable):
+                    traceparent = actor.state.traceparent if isinstance(actor, TaskActor) else None
+                    prefixes[stream_id] = _Address(actor.event_prefix, traceparent)
 
-    def _outgoing(self, record: EventRecord, prefixes: dict[str, str]) -> Outgoing:
-        prefix = prefixes.get(record.task_id, "")
+    def _outgoing(self, record: EventRecord, prefixes: dict[str, _Address]) -> Outgoing:
+        address = prefixes.get(record.task_id)
         signal = None
-        if prefix:
-            namespace = subjects.untoken(prefix.split(".")[2])
+        if address is not None:
+            namespace = subjects.untoken(address.prefix.split(".")[2])
             level = "outcomes" if namespace == SYSTEM_NAMESPACE else self._settings.signal_level(namespace)
             if level == "all" or (level == "outcomes" and record.type in OUTCOME_TYPES):
-                signal = prefix + record.type
+                signal = address.prefix + record.type
         if record.type in _ENDINGS:
             prefixes.pop(record.task_id, None)
-        return Outgoing(record.position, canonical_bytes(record), signal, None)
+        traceparent = None if address is None else address.traceparent
+        return Outgoing(record.position, canonical_bytes(record), signal, None, traceparent)

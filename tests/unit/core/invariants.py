@@ -25,6 +25,7 @@ def check_state(state: TaskState) -> None:
         assert step.attempt <= (spec.retry.max_attempts if spec.retry.retryable else 1)
         _check_step(spec.name, step)
     assert state.next_wake_ms() == _next_wake_ms(state), "the next wake-up is another one"
+    assert len(state.due) <= 2 * len(named("waiting_for_retry", *ACTIVE)) + 17, "outdated wake-ups pile up"
     _check_task(state, named)
 
 

@@ -105,6 +105,7 @@ class Worker:
         self._pulls: list[PullLoop] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._started_at = ""
+        self._started = False
         self._running = False
         self._stopping = False
         self._stop_wanted: asyncio.Event | None = None
@@ -173,9 +174,9 @@ class Worker:
 
     async def start(self) -> None:
         """Connect and take steps. Raises `ConnectFailed`, or `ConfigurationError` without any handler."""
-        if self._running:
-            raise RuntimeError("this worker was started already")
-        self._running = True
+        if self._started:
+            raise RuntimeError("a worker is started once; make another one")
+        self._started = True
         handlers = self._handlers
         if handlers is None:
             self._registry = Registry.of_decorated()
@@ -207,6 +208,7 @@ class Worker:
         except BaseException:
             await self._close()
             raise
+        self._running = True
         self._started_at = timestamp(now_ms())
         log.info(
             "worker started",

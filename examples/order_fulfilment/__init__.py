@@ -1,0 +1,1 @@
+"""A warehouse fulfils an order: payment and reservation side by side, handlers as classes."""

@@ -1,0 +1,63 @@
+"""What a running installation costs while nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from stepweave_orchestrator.embedded import EmbeddedPostgres
+
+from .cpu import cpu_seconds
+
+_TIMEOUT_SECONDS: Final = 10.0
+#: What PostgreSQL logs of each statement while it is told to log all, by the simple and the extended protocol.
+_STATEMENT: Final = re.compile(rb" LOG:  (?:statement|execute [^:]*): ")
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The cost of doing nothing."""
+
+    pg_queries_per_s: float
+    #: 100 is one core in full.
+    cpu_percent: float
+    seconds: float
+
+
+async def measure_idle(postgres: EmbeddedPostgres, pids: Sequence[int], seconds: float) -> Idle:
+    """Count statements and CPU time for so long. PostgreSQL logs every statement meanwhile, and is asked nothing."""
+    await _log_statements(postgres.dsn, True)
+    try:
+        log_start = postgres.log_path.stat().st_size
+        before, started = cpu_seconds(pids), time.perf_counter()
+        await asyncio.sleep(seconds)
+        after, elapsed = cpu_seconds(pids), time.perf_counter() - started
+        queries = await asyncio.to_thread(_count_statements, postgres.log_path, log_start)
+    finally:
+        await _log_statements(postgres.dsn, False)
+    return Idle(queries / elapsed, (after - before) / elapsed * 100, elapsed)
+
+
+async def _log_statements(dsn: str, wanted: bool) -> None:
+    connection = await asyncpg.connect(dsn, timeout=_TIMEOUT_SECONDS)
+    try:
+        await connection.execute(
+            "ALTER SYSTEM SET log_statement = 'all'" if wanted else "ALTER SYSTEM RESET log_statement",
+            timeout=_TIMEOUT_SECONDS,
+        )
+        await connection.execute("SELECT pg_reload_conf()", timeout=_TIMEOUT_SECONDS)
+    finally:
+        await connection.close(timeout=_TIMEOUT_SECONDS)
+
+
+def _count_statements(log: Path, start: int) -> int:
+    with log.open("rb") as file:
+        file.seek(start)
+        return len(_STATEMENT.findall(file.read()))
