@@ -1,6 +1,6 @@
 """The benchmark's workflows as a DBOS application, which times them itself.
 
-`BENCH_DATABASE_URL` names its database. It writes a line of JSON when it is launched, and answers each line of JSON
+`BENCH_DATABASE_URL` names its database and `BENCH_EXECUTOR` this process. It writes a line of JSON when it is launched, and answers each line of JSON
 that it reads with another one:
 
     {"measure": "settings"}                                                          {"version": …, …}
@@ -33,6 +33,7 @@ CONFIG: DBOSConfig = {
     "max_executor_threads": EXECUTOR_THREADS,
     "log_level": "WARNING",
     "application_version": "bench",
+    "executor_id": os.environ["BENCH_EXECUTOR"],
 }
 
 
@@ -112,7 +113,6 @@ async def answer(request: dict[str, Any]) -> dict[str, Any]:
         "version": importlib.metadata.version("dbos"),
         "latency": "workflows called directly as coroutines, parallel steps gathered",
         "bursts": f"plain functions started in the background on {EXECUTOR_THREADS} threads",
-        "processes": 1,
     }
 
 

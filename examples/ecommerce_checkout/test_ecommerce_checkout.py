@@ -1,16 +1,20 @@
-"""The checkout's handlers, one at a time and without a server."""
+"""The checkout without a server: its handlers one at a time, and the whole chain in memory."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepweave.testing import make_context, run_handler
+from stepweave import Registry
+from stepweave.testing import WorkflowRun, assert_events, make_context, run_handler, run_workflow
 
 from . import handlers, services
-from .models import CartItem, PriceRules
+from .models import CartItem, CheckoutInput, PriceRules
 
+FOLDER = Path(__file__).parent
 RULES = {"tax_basis_points": 825, "shipping_cents": 599, "free_shipping_from_cents": 5000}
 CONTEXT: dict[str, Any] = {
     "customer_email": "ada@shop.example",
@@ -143,7 +147,76 @@ def test_the_order_has_what_came_before() -> None:
 
 
 def test_handlers_are_plain_functions() -> None:
-    cart = handlers.validate_cart(
-        handlers.CheckoutInput.model_validate(CONTEXT), make_context(CONTEXT, config=RULES)
-    )
+    cart = handlers.validate_cart(CheckoutInput.model_validate(CONTEXT), make_context(config=RULES))
     assert cart.total_cents == 4269
+
+
+def run(context: dict[str, Any]) -> WorkflowRun:
+    """The whole template in memory; delays between tries take no time."""
+    registry = Registry()
+    registry.discover(handlers)
+    return run_workflow(FOLDER / "template.yaml", registry, context)
+
+
+def test_a_checkout_from_end_to_end() -> None:
+    done = run(CONTEXT)
+    assert done.status == "complete"
+    assert done.results["validate_cart"]["total_cents"] == 4269
+    assert done.results["process_payment"]["amount_cents"] == 4269
+    assert done.results["create_order"]["payment_id"] == done.results["process_payment"]["payment_id"]
+    assert done.results["send_confirmation"]["subject"].endswith(": 42.69")
+    assert_events(
+        done,
+        [
+            "task.created",
+            ...,
+            "step.completed validate_cart",
+            ...,
+            "step.completed process_payment",
+            ...,
+            "step.completed update_inventory",
+            ...,
+            "step.completed create_order",
+            ...,
+            "step.completed send_confirmation",
+            "task.completed",
+        ],
+    )
+
+
+def test_a_declined_card_ends_the_checkout() -> None:
+    done = run(checkout(payment_token="tok_declined"))
+    assert done.status == "blocked_by_failures"
+    assert done.attempts("process_payment") == 1
+    assert_events(
+        done,
+        [
+            ...,
+            {"type": "step.failed", "step_name": "process_payment", "error_code": "CARD_DECLINED"},
+            ...,
+            "task.blocked",
+        ],
+    )
+    assert set(done.results) == {"validate_cart"}
+
+
+def test_a_gateway_timeout_costs_one_try_and_a_tenth_of_a_second() -> None:
+    done = run(checkout(payment_token="tok_gateway_timeout"))
+    assert done.status == "complete"
+    assert done.attempts("process_payment") == 2
+    assert done.delays_seconds("process_payment") == [pytest.approx(0.1, rel=0.1)]
+
+
+def test_a_gateway_that_stays_down_uses_up_the_tries() -> None:
+    done = run(checkout(payment_token="tok_gateway_down"))
+    assert done.status == "blocked_by_failures"
+    assert done.attempts("process_payment") == done.task.step("process_payment").max_attempts == 2
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "inputs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_demo_run_ends_as_it_says(path: Path) -> None:
+    wanted = json.loads(path.read_text())
+    done = run(wanted["context"])
+    assert done.status == wanted["expect"]
+    failed = [step.name for step in done.task.steps if step.current_state == "error"]
+    assert failed == ([wanted["expect_failed_step"]] if "expect_failed_step" in wanted else [])

@@ -76,7 +76,7 @@ async def setup_billing_profile(
         plan,
         idempotency_key=context.step_uuid,
         request_number=context.attempt,
-        down_for_requests=int((simulate or {}).get("billing_down_for_tries", 0)),
+        down_for_requests=(simulate or {}).get("billing_down_for_tries", 0),
     )
     return {"billing_id": billing_id, "plan": plan, "trial_days": trial_days[plan]}
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 import pytest
 import pytest_asyncio
+from tests.conftest import _delete_our_streams, _execute, run_alone
 
 from stepweave import Client, Registry, StepContext, Worker, step_handler
 from stepweave.messaging import ACK, Connection, RequestTimeout
@@ -37,8 +38,6 @@ from stepweave_schemas import subjects
 from stepweave_schemas.api import operation_subject
 from stepweave_schemas.codec import decode_dispatch, encode
 from stepweave_schemas.dispatch import Dispatch
-
-from ..conftest import _delete_our_streams, _execute, run_alone
 
 SHARDS = 4
 WAIT_SECONDS = 15.0
@@ -108,7 +107,12 @@ class System:
     """Everything that a test talks to."""
 
     def __init__(
-        self, dsn: str, nats_url: str, store: PostgresEventStore, connection: Connection, settings: dict[str, Any]
+        self,
+        dsn: str,
+        nats_url: str,
+        store: PostgresEventStore,
+        connection: Connection,
+        settings: dict[str, Any],
     ) -> None:
         self.dsn = dsn
         self.nats_url = nats_url
@@ -206,7 +210,9 @@ class System:
             assert not task.is_terminal or task.status in wanted, task
             return task if task.status in wanted else None
 
-        found: TaskResponse = await eventually(reached, timeout_seconds=WAIT_SECONDS, what=f"{task_id} {wanted}")
+        found: TaskResponse = await eventually(
+            reached, timeout_seconds=WAIT_SECONDS, what=f"{task_id} {wanted}"
+        )
         return found
 
     # -- the ledger ------------------------------------------------------------------------------
@@ -256,8 +262,9 @@ class System:
         """Pull one dispatch of a namespace."""
         consumer = f"{queue}__{priority}"
         pull = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.dispatch_stream(namespace)}.{consumer}"
-        message = await self.connection.request(
-            pull, b'{"batch":1,"expires":%d}' % int(WAIT_SECONDS * 1e9), timeout_seconds=WAIT_SECONDS
+        # In the old style: a dispatch comes with its own subject, not with that of the inbox.
+        message = await self.connection.client.request(
+            pull, b'{"batch":1,"expires":%d}' % int(WAIT_SECONDS * 1e9), timeout=WAIT_SECONDS, old_style=True
         )
         assert message.data, f"no dispatch came: {message.headers}"
         return Try(self, decode_dispatch(message.data), message.reply)

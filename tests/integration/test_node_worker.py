@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
-import shutil
 import signal
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +24,16 @@ from stepweave_schemas import codec, mint, result, subjects
 from stepweave_schemas.dispatch import RESULT_BYTES_MAX, Dispatch
 from stepweave_schemas.identity import shard_of, step_uuid
 
-EXAMPLE = Path(__file__).parents[2] / "examples/node-worker"
+from .node_worker_process import (
+    EXAMPLE,
+    TIMEOUT_SECONDS,
+    NodeWorker,
+    example_folder,
+    installed_packages,
+)
+
 NAMESPACE, QUEUE = "poly.glot", "node"
 SHARDS = 8
-_TIMEOUT_SECONDS = 20.0
-_INSTALL_TIMEOUT_SECONDS = 100
 
 #: Handlers that behave in all the ways that handlers do; the worker finds them with `--handlers`.
 HANDLERS = """
@@ -66,85 +65,16 @@ export const emoji = () => ({ half: "\\ud83d", whole: "\\ud83d\\ude00" });
 
 @pytest.fixture(scope="session")
 def node_modules(request: pytest.FixtureRequest) -> Path:
-    """The packages that the example names, installed once into pytest's cache folder."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("the Node worker needs `node` and `npm`; they are not on the PATH")
-    wanted = hashlib.sha256((EXAMPLE / "package.json").read_bytes()).hexdigest()[:16]
-    cache: Path = request.config.cache.mkdir("node-worker")
-    installed = cache / wanted
-    if not installed.is_dir():
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            for name in ("package.json", ".npmrc"):
-                shutil.copy(EXAMPLE / name, folder)
-            npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder]
-            done = subprocess.run(
-                npm, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_SECONDS, check=False
-            )
-            assert done.returncode == 0, f"npm install failed:\n{done.stderr}"
-            with suppress(OSError):  # another run was quicker
-                Path(folder).rename(installed)
-                Path(folder).mkdir()
-    return installed / "node_modules"
+    """The packages that the example names."""
+    return installed_packages(request.config.cache)
 
 
 @pytest.fixture
 def worker_folder(node_modules: Path, tmp_path: Path) -> Path:
     """The example as a user has it after `npm install`, and the handlers of these tests."""
-    folder = tmp_path / "node-worker"
-    folder.mkdir()
-    for source in EXAMPLE.glob("*.mjs"):
-        shutil.copy(source, folder)
-    (folder / "node_modules").symlink_to(node_modules)
+    folder = example_folder(tmp_path / "node-worker", node_modules)
     (folder / "test_handlers.mjs").write_text(HANDLERS)
     return folder
-
-
-class NodeWorker:
-    """A running worker process; what it says on stderr is kept, a JSON object a line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[dict[str, Any]] = []
-        self._news = asyncio.Event()
-        self._reader = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stderr is not None
-        try:
-            async for line in self.process.stderr:
-                try:
-                    self.said.append(json.loads(line))
-                except ValueError:
-                    self.said.append({"what": line.decode()})
-                self._news.set()
-        finally:
-            self._news.set()
-
-    async def hear(self, what: str) -> dict[str, Any]:
-        """The first thing that it said with this `what`."""
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            while True:
-                self._news.clear()
-                for said in self.said:
-                    if said["what"] == what:
-                        return said
-                assert not self._reader.done(), f"the worker ended without saying {what!r}: {self.said}"
-                await self._news.wait()
-
-    async def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return await self.ended()
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            await self._reader
-            return await self.process.wait()
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.ended()
 
 
 Start = Callable[..., Awaitable[NodeWorker]]
@@ -158,17 +88,10 @@ async def start_worker(worker_folder: Path, nats_url: str) -> AsyncIterator[Star
         async def start(
             *, handlers: str = "test_handlers.mjs", url: str = nats_url, **options: float
         ) -> NodeWorker:
-            arguments = ["worker.mjs", "--namespace", NAMESPACE, "--queue", QUEUE, "--handlers", handlers]
+            arguments = ["--namespace", NAMESPACE, "--queue", QUEUE, "--handlers", handlers]
             for name, value in ({"pull_seconds": 1.0} | options).items():
                 arguments += [f"--{name.replace('_', '-')}", f"{value:g}"]
-            process = await asyncio.create_subprocess_exec(
-                "node",
-                *arguments,
-                cwd=worker_folder,
-                env={**os.environ, "NATS_URL": url},
-                stderr=asyncio.subprocess.PIPE,
-            )
-            worker = NodeWorker(process)
+            worker = await NodeWorker.start(worker_folder, url, *arguments)
             started.push_async_callback(worker.kill)
             await worker.hear("ready")
             return worker
@@ -184,7 +107,7 @@ class Orchestrator:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.jetstream = client.jetstream(timeout=_TIMEOUT_SECONDS)
+        self.jetstream = client.jetstream(timeout=TIMEOUT_SECONDS)
         self.stream = subjects.dispatch_stream(NAMESPACE)
         self._results: Any = None
 
@@ -235,9 +158,9 @@ class Orchestrator:
 
     async def next_outcome(self) -> result.AnyOutcome:
         """What a worker said next; checked against where it said it."""
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            (message,) = await self._results.fetch(1, timeout=_TIMEOUT_SECONDS)
-        await message.ack_sync(timeout=_TIMEOUT_SECONDS)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            (message,) = await self._results.fetch(1, timeout=TIMEOUT_SECONDS)
+        await message.ack_sync(timeout=TIMEOUT_SECONDS)
         (outcome,) = codec.decode_outcomes(message.data)
         address = subjects.parse_result(message.subject)
         assert address == (NAMESPACE, shard_of(outcome.task_id, SHARDS), outcome.task_id)
@@ -271,7 +194,7 @@ class Orchestrator:
 
 async def until(observe: Callable[[], Awaitable[int]], wanted: int) -> None:
     """Return once `observe` says what is wanted."""
-    async with asyncio.timeout(_TIMEOUT_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while await observe() != wanted:
             await asyncio.sleep(0.02)
 
@@ -387,7 +310,7 @@ async def test_a_dispatch_that_comes_again_is_lost_and_not_run(
     first = await orchestrator.jetstream.pull_subscribe_bind(
         subjects.dispatch_consumer(QUEUE, "normal"), orchestrator.stream
     )
-    (taken,) = await first.fetch(1, timeout=_TIMEOUT_SECONDS)
+    (taken,) = await first.fetch(1, timeout=TIMEOUT_SECONDS)
     await taken.nak()
 
     await start_worker()

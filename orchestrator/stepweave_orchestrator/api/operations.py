@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from stepweave.messaging import MessagingError
 from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
+from stepweave_orchestrator.core import TaskStatus
 from stepweave_orchestrator.runtime.requests import (
     Cancel,
     Create,
@@ -26,36 +28,30 @@ from stepweave_orchestrator.runtime.requests import (
 )
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
-from stepweave_orchestrator.runtime.support import unsupported
-from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version
+from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
+from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
-from stepweave_schemas.codec import MessageError, encode, json_text
-from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX
+from stepweave_schemas.catalogue import CATALOGUE
+from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import parse_timestamp, timestamp
 from stepweave_schemas.events import TaskCreated, TemplateRegistered
-from stepweave_schemas.identity import (
-    canonical_json,
-    content_digest,
-    identity_task_id,
-    is_uuid,
-    shard_of,
-    template_stream_id,
-)
+from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
 
-#: Bounds of a task request, in characters and numbers.
-TEXT_CHARS_MAX = 1_024
-TAGS_MAX = 50
-PRIORITY_MAX = 100
-START_AFTER_SECONDS_MAX = 5 * 366 * 24 * 3600
-#: A template in its canonical form: it must travel in one message.
-TEMPLATE_BYTES_MAX = 640 * 1024
+from .creation import check_request, check_text, identity, request_digest
+
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
+#: Pages of a task list; further back, filter.
+PAGE_MAX = 1_000_000
+_STATUSES = get_args(TaskStatus)
+_SYSTEM_TYPES = frozenset(entry.type for entry in CATALOGUE.values() if entry.stream == "system")
 #: Bytes of events in one answer.
 EVENTS_BYTES_MAX = 768 * 1024
+#: Events read at a time: each may be as large as a message.
+EVENTS_READ_MAX = 50
 
 
 class Operations:
@@ -105,6 +101,10 @@ class Operations:
             raise ApiError(
                 "SERVICE_UNAVAILABLE", "the event store does not answer; try again", retry_after_seconds=1.0
             ) from None
+        except MessagingError as error:
+            raise ApiError(
+                "SERVICE_UNAVAILABLE", f"NATS does not answer; try again ({error})", retry_after_seconds=1.0
+            ) from None
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -145,9 +145,9 @@ class Operations:
         return encode({"tasks": refs})
 
     async def _creation(self, request: api.CreateTask) -> tuple[int, Create]:
-        _check_request(request)
+        context = check_request(request)
         version = await self._templates.resolve(request.namespace, request.name, request.version)
-        violations = version.violations(request.context)
+        violations = version.violations(context)
         if violations:
             raise ApiError(
                 "VALIDATION_FAILED",
@@ -156,12 +156,12 @@ class Operations:
                 violations=violations,
             )
         request_id = request.task_id or uuid7()
-        task_id, strict = _identity(request, version, request_id)
+        task_id, strict = identity(request, version, request_id, context)
         ref = version.plan.ref
         created = TaskCreated(
             template=ref,
             context=request.context,
-            request_digest=_digest(request, version),
+            request_digest=request_digest(request, version, context),
             request_id=request_id,
             initiator=request.initiator,
             source_system=request.source_system,
@@ -192,7 +192,7 @@ class Operations:
     async def cancel_task(self, request: api.CancelTask) -> bytes:
         """End a task now."""
         shard = self._shard_of(request.task_id)
-        _check_text(request, "reason", "cancelled_by")
+        check_text(request, "reason", "cancelled_by")
         return await self._router.call(
             shard,
             Cancel(stream_id=request.task_id, reason=request.reason, cancelled_by=request.cancelled_by),
@@ -213,27 +213,35 @@ class Operations:
         self._shard_of(request.task_id)
         if request.from_version < 1 or not 1 <= request.limit <= 1_000:
             raise ApiError("BAD_REQUEST", "from_version counts from 1, limit is 1..1000")
-        records = await self._store.read_stream(
-            request.task_id, from_version=request.from_version, limit=request.limit
-        )
-        if not records and request.from_version == 1:
-            raise ApiError("NOT_FOUND", f"there is no task {request.task_id}")
         events: list[msgspec.Raw] = []
         size_bytes = 0
-        for record in records:
-            envelope = canonical_bytes(record)
-            size_bytes += len(envelope)
-            if events and size_bytes > EVENTS_BYTES_MAX:
-                break
-            events.append(msgspec.Raw(envelope))
-        more = len(events) < len(records) or len(records) == request.limit
-        following = request.from_version + len(events) if more else None
-        return encode(api.EventsReply(events=tuple(events), next_version=following))
+        version = request.from_version
+        while len(events) < request.limit:
+            wanted = min(EVENTS_READ_MAX, request.limit - len(events))
+            records = await self._store.read_stream(request.task_id, from_version=version, limit=wanted)
+            if records[0].type in _SYSTEM_TYPES if records else version == 1:
+                raise ApiError("NOT_FOUND", f"there is no task {request.task_id}")
+            for record in records:
+                envelope = canonical_bytes(record)
+                size_bytes += len(envelope)
+                if events and size_bytes > EVENTS_BYTES_MAX:
+                    return encode(api.EventsReply(events=tuple(events), next_version=version))
+                events.append(msgspec.Raw(envelope))
+                version = record.version + 1
+            if len(records) < wanted:
+                return encode(api.EventsReply(events=tuple(events), next_version=None))
+        return encode(api.EventsReply(events=tuple(events), next_version=version))
 
     async def list_tasks(self, request: api.ListTasks) -> bytes:
         """A page of the task list, newest first."""
-        if request.page < 1 or not 1 <= request.per_page <= 200:
-            raise ApiError("BAD_REQUEST", "page counts from 1, per_page is 1..200")
+        if not 1 <= request.page <= PAGE_MAX or not 1 <= request.per_page <= 200:
+            raise ApiError("BAD_REQUEST", f"page is 1..{PAGE_MAX}, per_page is 1..200")
+        unknown = [status for status in request.status if status not in _STATUSES]
+        if unknown:
+            raise ApiError(
+                "BAD_REQUEST",
+                f"status: no task is {unknown[0][:100]!r}; the states are {', '.join(_STATUSES)}",
+            )
         rows, total = await self._store.list_tasks(
             TaskFilter(
                 namespace=request.namespace,
@@ -271,6 +279,7 @@ class Operations:
 
     async def register_template(self, request: api.RegisterTemplate) -> bytes:
         """Make a template version known; the same content again is a no-op."""
+        check_text(request, "source", "registered_by")
         template, problems = await asyncio.to_thread(self._check, request.content, request.source)
         errors = [problem for problem in problems if problem.severity == "error"]
         if template is None or errors:
@@ -281,11 +290,6 @@ class Operations:
                 problems=[_problem(problem) for problem in problems[:PROBLEMS_MAX]],
             )
         content = template.canonical_json()
-        if len(content) > TEMPLATE_BYTES_MAX:
-            raise ApiError(
-                "VALIDATION_FAILED",
-                f"the template has {len(content)} bytes in its canonical form, {TEMPLATE_BYTES_MAX} at most",
-            )
         registered = TemplateRegistered(
             namespace=template.namespace,
             name=template.name,
@@ -313,6 +317,7 @@ class Operations:
 
     async def validate_template(self, request: api.ValidateTemplate) -> bytes:
         """Every problem of a template; stores nothing."""
+        check_text(request, "source")
         template, problems = await asyncio.to_thread(self._check, request.content, request.source)
         valid = template is not None and all(problem.severity != "error" for problem in problems)
         return encode(
@@ -323,6 +328,7 @@ class Operations:
 
     async def get_template(self, request: api.GetTemplate) -> bytes:
         """One version of a template."""
+        check_text(request, "namespace", "name", "version")
         return await self._template_reply(request.namespace, request.name, request.version)
 
     async def list_templates(self, request: api.ListTemplates) -> bytes:
@@ -374,100 +380,11 @@ class Operations:
     def _check(self, content: str, source: str) -> tuple[TaskTemplate | None, tuple[Problem, ...]]:
         template, problems = check_template(content, source=source, environment=self._settings.environment)
         if template is not None:
-            problems = (*problems, *unsupported(template, source))
+            problems = (*problems, *unsupported(template, source), *out_of_bounds(template, source))
         return template, problems
 
 
 # -- checks and small conversions ----------------------------------------------------------------
-
-
-def _check_request(request: api.CreateTask) -> None:
-    """Raise `ApiError` for a field that is out of bounds."""
-    if len(memoryview(request.context)) > CONTEXT_BYTES_MAX:
-        size = len(memoryview(request.context))
-        raise ApiError(
-            "VALIDATION_FAILED",
-            f"context: {size} bytes, {CONTEXT_BYTES_MAX} at most; keep large data elsewhere and pass a reference",
-        )
-    try:
-        text = json_text(request.context)
-    except MessageError as error:
-        raise ApiError("BAD_REQUEST", f"context: {error}") from None
-    if not text.lstrip().startswith("{"):
-        raise ApiError("VALIDATION_FAILED", "context: expected an object")
-    if request.task_id is not None and not is_uuid(request.task_id):
-        raise ApiError(
-            "INVALID_UUID", f"task_id: {request.task_id!r} is no UUID in its canonical lower-case form"
-        )
-    if not -PRIORITY_MAX <= request.priority <= PRIORITY_MAX:
-        raise ApiError("VALIDATION_FAILED", f"priority: {request.priority} is not in -100..100")
-    if len(request.tags) > TAGS_MAX or any(not 0 < len(tag) <= TEXT_CHARS_MAX for tag in request.tags):
-        raise ApiError(
-            "VALIDATION_FAILED", f"tags: {TAGS_MAX} at most, each of 1 to {TEXT_CHARS_MAX} characters"
-        )
-    _check_text(
-        request,
-        "name",
-        "namespace",
-        "initiator",
-        "source_system",
-        "reason",
-        "correlation_id",
-        "parent_correlation_id",
-        "idempotency_key",
-        "requested_at",
-        "traceparent",
-    )
-    if bytes(request.options).strip() not in (b"{}", b""):
-        raise ApiError("VALIDATION_FAILED", "options: this version knows none; leave it out")
-    for field in ("start_at", "requested_at"):
-        value = getattr(request, field)
-        if value is None:
-            continue
-        try:
-            moment = parse_timestamp(value)
-        except (ValueError, OverflowError) as error:
-            raise ApiError("VALIDATION_FAILED", f"{field}: {error}") from None
-        if moment / 1000 > 253_402_300_799:
-            raise ApiError("VALIDATION_FAILED", f"{field}: beyond the year 9999")
-
-
-def _check_text(request: msgspec.Struct, *fields: str) -> None:
-    for field in fields:
-        text = getattr(request, field)
-        if text is not None and len(text) > TEXT_CHARS_MAX:
-            raise ApiError("VALIDATION_FAILED", f"{field}: {TEXT_CHARS_MAX} characters at most")
-        if text is not None and "\x00" in text:
-            raise ApiError("VALIDATION_FAILED", f"{field}: the character NUL is not allowed")
-
-
-def _identity(request: api.CreateTask, version: Version, request_id: str) -> tuple[str, bool]:
-    """The task's id, and whether a second task of the same content is a conflict (semantics §3)."""
-    ref = version.plan.ref
-    if request.idempotency_key:
-        return identity_task_id(ref.namespace, ref.name, f"key:{request.idempotency_key}"), False
-    if version.identity_strategy == "caller_provided":
-        raise ApiError(
-            "VALIDATION_FAILED",
-            f"template {ref.namespace}/{ref.name} takes its identity from the caller: give an idempotency_key",
-        )
-    if version.identity_strategy == "strict":
-        content = canonical_json(msgspec.json.decode(request.context)).decode()
-        return identity_task_id(ref.namespace, ref.name, f"strict:{ref.version}:{content}"), True
-    return request_id, False
-
-
-def _digest(request: api.CreateTask, version: Version) -> str:
-    """What must be equal for two requests with one key to be the same request."""
-    return content_digest(
-        [
-            version.plan.ref.hash if request.version else [request.namespace, request.name],
-            msgspec.json.decode(request.context),
-            request.priority,
-            request.start_at,
-            sorted(request.tags),
-        ]
-    )
 
 
 def _list_item(row: TaskRow) -> api.TaskListItem:

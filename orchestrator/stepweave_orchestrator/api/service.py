@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 SERVICE_NAME = "stepweave"
 #: Requests under way at the same time; more are refused.
 CONCURRENT_REQUESTS_MAX = 5_000
+#: Of an error that does not fit into one message this much of its text is sent.
+MESSAGE_CHARS_MAX = 2_000
 
 
 class ApiService:
@@ -93,7 +95,7 @@ class ApiService:
             if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
                 self._metrics.requests_refused += 1
                 error = ApiError("BACKPRESSURE", "too many requests are under way", retry_after_seconds=1.0)
-                await _refuse(request, error)
+                await self._refuse(request, error)
                 return
             self._spawn(self._answer(operation, request))
 
@@ -111,18 +113,27 @@ class ApiService:
                 raise ApiError(
                     "INTERNAL_ERROR", f"the answer has {len(answer)} bytes, more than NATS carries here"
                 )
-            await request.respond(answer)
         except ApiError as error:
             self._metrics.requests_refused += 1
-            await _refuse(request, error)
+            await self._refuse(request, error)
         except Exception:
             log.exception("an operation failed", operation=operation)
-            await _refuse(
-                request,
-                ApiError("INTERNAL_ERROR", "the operation failed; the orchestrator's log has the reason"),
+            failure = ApiError(
+                "INTERNAL_ERROR", "the operation failed; the orchestrator's log has the reason"
             )
+            await self._refuse(request, failure)
+        else:
+            await _deliver(request.respond(answer))
+
+    async def _refuse(self, request: Request, error: ApiError) -> None:
+        body = encode(error.body())
+        if len(body) > self._connection.max_payload_bytes // 2:
+            # It quotes what was sent, or lists too much.
+            body = encode(ApiError(error.code, error.message[:MESSAGE_CHARS_MAX] + "…").body())
+        await _deliver(request.respond_error(str(error.status), error.code, body))
 
 
-async def _refuse(request: Request, error: ApiError) -> None:
-    with suppress(nats.errors.Error):
-        await request.respond_error(str(error.status), error.code, encode(error.body()))
+async def _deliver(sending: Coroutine[Any, Any, None]) -> None:
+    """Send an answer; who named no reply subject, or is gone, gets none."""
+    with suppress(nats.errors.Error, ValueError):
+        await sending

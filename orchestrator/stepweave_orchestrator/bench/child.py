@@ -123,7 +123,16 @@ async def _start(program: Program) -> Child:
     program.log.parent.mkdir(parents=True, exist_ok=True)
     with program.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(signal.SIGKILL)), "-1", "-1"),
+            *(
+                sys.executable,
+                "-I",
+                "-S",
+                str(_LAUNCHER),
+                str(os.getpid()),
+                str(int(signal.SIGKILL)),
+                "-1",
+                "-1",
+            ),
             *program.command,
             cwd=program.folder,
             env={**_clean_environment(), **program.environment},

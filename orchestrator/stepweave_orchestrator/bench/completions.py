@@ -15,7 +15,9 @@ from .workflows import NAMESPACE
 
 COMPLETED_SUBJECT: Final = f"sw.evt.{NAMESPACE}.*.*.task.completed"
 #: What must not happen to a task whose steps do nothing.
-TROUBLE_SUBJECTS: Final = tuple(f"sw.evt.{NAMESPACE}.*.*.task.{verb}" for verb in ("failed", "blocked", "cancelled"))
+TROUBLE_SUBJECTS: Final = tuple(
+    f"sw.evt.{NAMESPACE}.*.*.task.{verb}" for verb in ("failed", "blocked", "cancelled")
+)
 _TASK_ID_TOKEN: Final = 4
 
 
@@ -91,4 +93,6 @@ class Completions:
     def _on_trouble(self, message: Msg) -> None:
         expected = self._expected.get(message.subject.split(".")[_TASK_ID_TOKEN])
         if expected is not None:
-            expected.fail(f"a task of the benchmark ended otherwise: {message.subject} {message.data.decode()[:500]}")
+            expected.fail(
+                f"a task of the benchmark ended otherwise: {message.subject} {message.data.decode()[:500]}"
+            )

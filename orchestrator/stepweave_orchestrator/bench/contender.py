@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .cpu import ProcessGroups
 from .sizes import Sizes
 from .workflows import Workflow
 
@@ -24,7 +24,7 @@ class Contender(Protocol):
     name: str
 
     @property
-    def pids(self) -> Sequence[int]:
+    def processes(self) -> ProcessGroups:
         """Every process that works for it, its client and its database included."""
 
     @property

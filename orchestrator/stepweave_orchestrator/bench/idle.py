@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ import asyncpg
 
 from stepweave_orchestrator.embedded import EmbeddedPostgres
 
-from .cpu import cpu_seconds
+from .cpu import ProcessGroups, cpu_seconds, used_between
 
 _TIMEOUT_SECONDS: Final = 10.0
 #: What PostgreSQL logs of each statement while it is told to log all, by the simple and the extended protocol.
@@ -26,23 +25,29 @@ class Idle:
     """The cost of doing nothing."""
 
     pg_queries_per_s: float
-    #: 100 is one core in full.
-    cpu_percent: float
+    #: 100 is one core in full; by groups of processes.
+    cpu_percent_by: dict[str, float]
     seconds: float
 
+    @property
+    def cpu_percent(self) -> float:
+        """All processes together."""
+        return sum(self.cpu_percent_by.values())
 
-async def measure_idle(postgres: EmbeddedPostgres, pids: Sequence[int], seconds: float) -> Idle:
+
+async def measure_idle(postgres: EmbeddedPostgres, processes: ProcessGroups, seconds: float) -> Idle:
     """Count statements and CPU time for so long. PostgreSQL logs every statement meanwhile, and is asked nothing."""
     await _log_statements(postgres.dsn, True)
     try:
         log_start = postgres.log_path.stat().st_size
-        before, started = cpu_seconds(pids), time.perf_counter()
+        before, started = cpu_seconds(processes), time.perf_counter()
         await asyncio.sleep(seconds)
-        after, elapsed = cpu_seconds(pids), time.perf_counter() - started
+        used, elapsed = used_between(before, cpu_seconds(processes)), time.perf_counter() - started
         queries = await asyncio.to_thread(_count_statements, postgres.log_path, log_start)
     finally:
         await _log_statements(postgres.dsn, False)
-    return Idle(queries / elapsed, (after - before) / elapsed * 100, elapsed)
+    percent = {name: seconds / elapsed * 100 for name, seconds in used.items()}
+    return Idle(queries / elapsed, percent, elapsed)
 
 
 async def _log_statements(dsn: str, wanted: bool) -> None:

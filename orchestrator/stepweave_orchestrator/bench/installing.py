@@ -25,7 +25,9 @@ def peer_program(name: str) -> Path:
     """One of the programs in `benchmarks/peers`; raises `PeerMissing`."""
     path = PEER_PROGRAMS / name
     if not path.is_file():
-        raise PeerMissing(f"benchmarks/peers/{name} is not here: run the benchmark from a checkout of the project")
+        raise PeerMissing(
+            f"benchmarks/peers/{name} is not here: run the benchmark from a checkout of the project"
+        )
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +10,33 @@ from typing import Any, Final
 
 from .child import Child
 from .contender import Burst
+from .cpu import ProcessGroups
 from .sizes import Sizes
 from .workflows import Workflow
 
-WARM_UP_SECONDS: Final = 1.0
 #: On top of the time that a measure is meant to take.
 _ANSWER_SECONDS: Final = 60.0
 
 
 class Peer:
-    """Another system. Its client process times each run itself, from submit to completion."""
+    """Another system. Its clients time each run themselves, from submit to completion."""
 
-    def __init__(self, name: str, client: Child, pids: Sequence[int], settings: dict[str, Any]) -> None:
-        """`pids`: the processes that work for it, besides its client."""
+    def __init__(
+        self, name: str, clients: Sequence[Child], servers: ProcessGroups, settings: dict[str, Any]
+    ) -> None:
+        """The first of the `clients` runs tasks alone, all of them the bursts.
+
+        `servers`: the processes that work for it, besides its clients.
+        """
         self.name = name
-        self.pids: Sequence[int] = [client.pid, *pids]
+        self.processes: ProcessGroups = {**servers, "clients": [client.pid for client in clients]}
         self.settings = settings
-        self._client = client
+        self._clients = clients
 
     async def latency_ms(self, workflow: Workflow, *, runs: int, seconds_max: float) -> list[float]:
         """See `Contender`."""
         request = {"measure": "latency", "workflow": workflow, "runs": runs, "seconds_max": seconds_max}
-        answer = await self._client.ask(request, timeout_seconds=seconds_max + _ANSWER_SECONDS)
+        answer = await self._clients[0].ask(request, timeout_seconds=seconds_max + _ANSWER_SECONDS)
         return [float(one) for one in answer["ms"]]
 
     async def burst(self, sizes: Sizes) -> Burst:
@@ -39,14 +45,19 @@ class Peer:
 
     async def _burst(self, seconds: float) -> Burst:
         request = {"measure": "burst", "workflow": "chain", "seconds": seconds}
-        answer = await self._client.ask(request, timeout_seconds=seconds + _ANSWER_SECONDS)
-        return Burst(int(answer["tasks"]), float(answer["seconds"]))
+        answers = await asyncio.gather(
+            *(client.ask(request, timeout_seconds=seconds + _ANSWER_SECONDS) for client in self._clients)
+        )
+        return Burst(
+            sum(int(answer["tasks"]) for answer in answers),
+            max(float(answer["seconds"]) for answer in answers),
+        )
 
     async def warm_up(self, sizes: Sizes) -> None:
         """Run every workflow, and a small burst."""
         for workflow in ("chain", "diamond", "fanout"):
-            await self.latency_ms(workflow, runs=3, seconds_max=WARM_UP_SECONDS)
-        await self._burst(WARM_UP_SECONDS)
+            await self.latency_ms(workflow, runs=3, seconds_max=sizes.peer_warm_up_seconds)
+        await self._burst(sizes.peer_warm_up_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ async def running_restate(place: PeerPlace) -> AsyncIterator[Peer]:
     """A Restate server with the benchmark's service; raises `PeerMissing`, `ChildFailed`."""
     node, npm = program_on_path("node"), program_on_path("npm")
     if node is None or npm is None:
-        raise PeerMissing(f"{NAME} needs Node.js: there is no {'node' if node is None else 'npm'} on the PATH")
+        raise PeerMissing(
+            f"{NAME} needs Node.js: there is no {'node' if node is None else 'npm'} on the PATH"
+        )
     service_program, client_program = peer_program("restate_service.mjs"), peer_program("restate_client.mjs")
     folder = PeerFolder(NAME, place.packages / KEY, place.logs)
     if not folder.is_installed(PACKAGES):
@@ -84,9 +86,15 @@ async def running_restate(place: PeerPlace) -> AsyncIterator[Peer]:
         client = await stack.enter_async_context(
             running(program("client", *(node, str(client_program), f"http://{HOST}:{ingress}")))
         )
-        settings: dict[str, Any] = await client.ask({"measure": "settings"}, timeout_seconds=START_TIMEOUT_SECONDS)
-        settings |= {"version": _version(folder), "partitions": PARTITIONS, "steps": "ctx.run in one Node process"}
-        yield Peer(NAME, client, [server.pid, endpoint.pid], settings)
+        settings: dict[str, Any] = await client.ask(
+            {"measure": "settings"}, timeout_seconds=START_TIMEOUT_SECONDS
+        )
+        settings |= {
+            "version": _version(folder),
+            "partitions": PARTITIONS,
+            "steps": "ctx.run in one Node process",
+        }
+        yield Peer(NAME, [client], {"server": [server.pid], "service": [endpoint.pid]}, settings)
 
 
 def _server_program(folder: PeerFolder) -> Path:
@@ -95,7 +103,9 @@ def _server_program(folder: PeerFolder) -> Path:
     package = folder.path / "node_modules" / "@restatedev" / f"restate-server-{system}-{machine}"
     program = package / "bin" / "restate-server"
     if not program.is_file():
-        raise PeerMissing(f"{NAME}'s npm package has no server for this system ({system}, {platform.machine()})")
+        raise PeerMissing(
+            f"{NAME}'s npm package has no server for this system ({system}, {platform.machine()})"
+        )
     return program
 
 

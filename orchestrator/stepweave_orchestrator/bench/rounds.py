@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from .contender import Burst, Contender
-from .cpu import cpu_seconds
+from .cpu import cpu_seconds, used_between
 from .sizes import Sizes
 from .workflows import CHAIN_STEPS
 
 #: After a burst, for what is written a moment later (lists, acknowledgements); its CPU time counts too.
-SETTLE_SECONDS: Final = 0.5
+SETTLE_SECONDS: Final = 0.3
 
 Say = Callable[[str], None]
 
@@ -27,7 +27,8 @@ class Turn:
     diamond_ms: list[float]
     fanout_ms: list[float]
     burst: Burst
-    burst_cpu_seconds: float
+    #: By groups of processes.
+    burst_cpu_seconds: dict[str, float]
 
     @property
     def steps_per_s(self) -> float:
@@ -37,7 +38,13 @@ class Turn:
     @property
     def cpu_us_per_step(self) -> float:
         """CPU time of all its processes for each step of the burst."""
-        return self.burst_cpu_seconds * 1e6 / (self.burst.tasks * CHAIN_STEPS)
+        return sum(self.cpu_us_per_step_by.values())
+
+    @property
+    def cpu_us_per_step_by(self) -> dict[str, float]:
+        """The same by groups of processes."""
+        steps = self.burst.tasks * CHAIN_STEPS
+        return {name: seconds * 1e6 / steps for name, seconds in self.burst_cpu_seconds.items()}
 
 
 def steps_per_s(burst: Burst) -> float:
@@ -52,11 +59,11 @@ async def take_turn(contender: Contender, sizes: Sizes) -> Turn:
     diamond_ms = await contender.latency_ms("diamond", runs=sizes.diamond_runs, seconds_max=limit)
     fanout_ms = await contender.latency_ms("fanout", runs=sizes.fanout_runs, seconds_max=limit)
     await asyncio.sleep(SETTLE_SECONDS)
-    pids = contender.pids
-    before = cpu_seconds(pids)
+    processes = contender.processes
+    before = cpu_seconds(processes)
     burst = await contender.burst(sizes)
     await asyncio.sleep(SETTLE_SECONDS)
-    return Turn(chain_ms, diamond_ms, fanout_ms, burst, cpu_seconds(pids) - before)
+    return Turn(chain_ms, diamond_ms, fanout_ms, burst, used_between(before, cpu_seconds(processes)))
 
 
 class RoundClock:
@@ -65,13 +72,14 @@ class RoundClock:
     def __init__(self, sizes: Sizes, started: float) -> None:
         """`started` (of `time.monotonic`) is when the benchmark began."""
         self._end = None if sizes.seconds_max is None else started + sizes.seconds_max
-        self._round_began: float | None = None
         self._longest_seconds = 0.0
 
-    def next_round(self) -> bool:
-        """Call before each round: the first one always has time, another where it is likely to end by then."""
-        now = time.monotonic()
-        if self._round_began is not None:
-            self._longest_seconds = max(self._longest_seconds, now - self._round_began)
-        self._round_began = now
-        return self._end is None or self._longest_seconds == 0 or now + self._longest_seconds < self._end
+    def took(self, seconds: float) -> None:
+        """Take note of how long a round took."""
+        self._longest_seconds = max(self._longest_seconds, seconds)
+
+    def has_time(self) -> bool:
+        """True before the first round; before another one, where it is likely to end in time."""
+        if self._end is None or self._longest_seconds == 0:
+            return True
+        return time.monotonic() + self._longest_seconds < self._end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -46,8 +47,14 @@ class Measured:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Why a peer was not measured, by its key.
     skipped: dict[str, str] = field(default_factory=dict)
+    #: Of a small task and of a large one.
     step_costs: tuple[StepCost, StepCost] | None = None
     replay_events_per_s: float = 0.0
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all peers, measured or not."""
+        return [key for key in dict.fromkeys((*self.settings, *self.skipped)) if key != OURS]
 
 
 async def measure_all(folder: Path, sizes: Sizes, *, peers: dict[str, RunPeer], say: Say) -> Measured:
@@ -62,7 +69,9 @@ async def measure_all(folder: Path, sizes: Sizes, *, peers: dict[str, RunPeer], 
         system = await stack.enter_async_context(running_stepweave(data / "servers", logs, sizes))
         await system.warm_up(sizes)
         say(f"idle cost, {sizes.idle_seconds:g} s")
-        measured = Measured(await measure_idle(system.servers.postgres, system.server_side_pids, sizes.idle_seconds))
+        measured = Measured(
+            await measure_idle(system.servers.postgres, system.server_processes, sizes.idle_seconds)
+        )
         measured.settings[OURS] = system.settings
         place = PeerPlace(
             packages=folder / "peers",
@@ -74,14 +83,18 @@ async def measure_all(folder: Path, sizes: Sizes, *, peers: dict[str, RunPeer], 
         )
         contenders: dict[str, Contender] = {OURS: system}
         async with AsyncExitStack() as peer_stack:
-            for key, run_peer in peers.items():
-                say(f"starting {key}")
-                try:
-                    peer = await peer_stack.enter_async_context(run_peer(place))
-                    await peer.warm_up(sizes)
-                except (PeerMissing, ChildFailed) as error:
-                    measured.skipped[key] = str(error)
-                    say(f"without {key}: {error}")
+            if peers:
+                say(f"starting {' and '.join(peers)}")
+            started = await asyncio.gather(
+                *(_started(peer_stack, run_peer, place, sizes) for run_peer in peers.values()),
+                return_exceptions=True,
+            )
+            for key, peer in zip(peers, started, strict=True):
+                if isinstance(peer, PeerMissing | ChildFailed):
+                    measured.skipped[key] = str(peer)
+                    say(f"without {key}: {peer}")
+                elif isinstance(peer, BaseException):
+                    raise peer
                 else:
                     contenders[key] = peer
                     measured.settings[key] = peer.settings
@@ -89,9 +102,17 @@ async def measure_all(folder: Path, sizes: Sizes, *, peers: dict[str, RunPeer], 
         say(f"one task with {sizes.large_task_steps} steps")
         measured.step_costs = await measure_large_tasks(system, sizes)
         say("replay in memory")
-        measured.replay_events_per_s = await measure_replay(system.store, system.chain_ids, sizes.replay_seconds)
+        measured.replay_events_per_s = await measure_replay(
+            system.store, system.chain_ids, sizes.replay_seconds
+        )
         say("stopping")
     return measured
+
+
+async def _started(stack: AsyncExitStack, run_peer: RunPeer, place: PeerPlace, sizes: Sizes) -> Peer:
+    peer = await stack.enter_async_context(run_peer(place))
+    await peer.warm_up(sizes)
+    return peer
 
 
 async def _take_turns(
@@ -103,9 +124,10 @@ async def _take_turns(
     say: Say,
 ) -> None:
     for number in range(1, sizes.rounds + 1):
-        if not clock.next_round():
-            say(f"no time for round {number}")
+        if not clock.has_time():
+            say(f"no time for round {number} of {sizes.rounds}")
             return
+        began = time.monotonic()
         turns: dict[str, Turn] = {}
         for key, contender in list(contenders.items()):
             say(f"round {number} of {sizes.rounds}: {contender.name}")
@@ -117,15 +139,16 @@ async def _take_turns(
                 del contenders[key]
                 measured.skipped[key] = str(error)
                 say(f"without {key} from now on: {error}")
+        clock.took(time.monotonic() - began)
         two: Burst | None = None
         if number <= sizes.two_orchestrator_rounds:
-            say(f"round {number} of {sizes.rounds}: Stepweave with two orchestrators")
+            say(f"round {number} of {sizes.rounds}: {system.name} with two orchestrators")
             two = await _burst_of_two(system, sizes)
         measured.rounds.append(Round(turns, two))
 
 
 async def _burst_of_two(system: StepweaveSystem, sizes: Sizes) -> Burst:
-    """A burst with a second orchestrator and a second worker."""
-    async with system.worker(), system.orchestrator():
+    """A burst with a second orchestrator; the worker is the same."""
+    async with system.orchestrator():
+        await system.warm_up(sizes)
         return await system.burst(sizes)
-

@@ -25,9 +25,11 @@ class Sizes:
     warm_up_chains: int
     #: Peers start chains for so long, and then wait for those under way.
     peer_burst_seconds: float
-    #: Steps of one large task, beside one with `SMALL_TASK_STEPS`.
+    peer_warm_up_seconds: float
+    #: Steps of a large task, which is compared with one of `SMALL_TASK_STEPS`.
     large_task_steps: int
     large_task_runs: int
+    small_task_runs: int
     replay_seconds: float
     idle_seconds: float
     #: No further round begins when it would not end by then; None: all rounds are run.
@@ -49,8 +51,10 @@ FULL: Final = Sizes(
     burst_chains=2_000,
     warm_up_chains=500,
     peer_burst_seconds=5.0,
+    peer_warm_up_seconds=2.0,
     large_task_steps=1_000,
     large_task_runs=5,
+    small_task_runs=50,
     replay_seconds=5.0,
     idle_seconds=30.0,
     seconds_max=None,
@@ -60,17 +64,19 @@ FULL: Final = Sizes(
 QUICK: Final = Sizes(
     rounds=3,
     two_orchestrator_rounds=1,
-    chain_runs=25,
-    diamond_runs=15,
+    chain_runs=20,
+    diamond_runs=10,
     fanout_runs=10,
-    runs_seconds_max=1.0,
+    runs_seconds_max=0.4,
     burst_chains=1_000,
     warm_up_chains=200,
-    peer_burst_seconds=1.5,
+    peer_burst_seconds=1.0,
+    peer_warm_up_seconds=0.3,
     large_task_steps=1_000,
     large_task_runs=1,
+    small_task_runs=5,
     replay_seconds=1.0,
-    idle_seconds=5.0,
-    seconds_max=40.0,
+    idle_seconds=3.0,
+    seconds_max=32.0,
     install_peers=False,
 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
-
-import uvloop
 
 from stepweave.client import Client
 from stepweave.messaging import Connection
@@ -27,6 +26,7 @@ from . import workflows
 from .child import Child, Program, running
 from .completions import Completions
 from .contender import Burst
+from .cpu import ProcessGroups
 from .sizes import SMALL_TASK_STEPS, Sizes
 from .workflows import NAMESPACE, Workflow
 
@@ -63,26 +63,30 @@ class StepweaveSystem:
         self.chain_ids: list[str] = []
 
     @property
-    def server_side_pids(self) -> list[int]:
+    def server_processes(self) -> ProcessGroups:
         """Orchestrators, workers, NATS and PostgreSQL."""
-        children = [child.pid for child in (*self._orchestrators, *self._workers)]
-        return [*children, self.servers.nats.pid, self.servers.postgres.pid]
+        return {
+            "orchestrators": [child.pid for child in self._orchestrators],
+            "workers": [child.pid for child in self._workers],
+            "nats": [self.servers.nats.pid],
+            "postgres": [self.servers.postgres.pid],
+        }
 
     @property
-    def pids(self) -> Sequence[int]:
-        """Those of the server side, and this process, which is the client."""
-        return [*self.server_side_pids, os.getpid()]
+    def processes(self) -> ProcessGroups:
+        """Those of the servers' side, and this process without its children, which is the client."""
+        return {**self.server_processes, "client": [os.getpid()]}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Its version and how it was set up."""
         return {
             "version": VERSION,
-            "event_loop": f"uvloop {uvloop.__version__}",
+            "event_loop": f"uvloop {importlib.metadata.version('uvloop')}",
             "orchestrators": 1,
             "workers": "1 process, its default concurrency, an async handler that does nothing",
             "submit": "Client.create_task for latency, Client.create_tasks for bursts",
-            "two_orchestrators": "2 orchestrators and 2 worker processes",
+            "two_orchestrators": "the same worker",
         }
 
     # -- processes -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import DatabaseUrl, Output
 from .output import OutputFormat, print_table, progress, show, stderr
-from .running import event_store, run_async
+from .running import event_store, refuse_unknown_shards, run_async
 
 if TYPE_CHECKING:
     from stepweave_eventstore.audit import AuditReport, Progress, ShardAudit
@@ -40,15 +40,7 @@ def verify(
 
     async def work() -> AuditReport:
         async with event_store(database_url) as store:
-            known = [row.shard for row in await store.shards()]
-            strangers = sorted(set(shards or ()) - set(known))
-            if strangers:
-                raise CommandError(
-                    f"there is no shard {strangers[0]}: this installation has 0 to {len(known) - 1}"
-                    if known
-                    else "there are no shards yet: start an orchestrator once",
-                    ExitCode.NOT_FOUND,
-                )
+            await refuse_unknown_shards(store, shards)
             with stderr().status("") as line:
 
                 def report(at: Progress) -> None:

@@ -70,7 +70,6 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
         "is JetStream on? `stepweave doctor` tells",
     ),
     "stepweave_orchestrator.embedded.errors.EmbeddedServerError": (ExitCode.UNAVAILABLE, ""),
-    "stepweave_orchestrator.cli.worker_processes.WorkersFailed": (ExitCode.FAILED, ""),
     "builtins.OSError": (ExitCode.FAILED, "check the path and its rights"),
 }
 

@@ -63,7 +63,9 @@ def _nats_server(connection: Connection, shown: str) -> Finding:
     client = connection.client
     version = client.connected_server_version
     limit = connection.max_payload_bytes
-    found = f"{version.major}.{version.minor}.{version.patch} at {shown}, messages up to {limit // 1024:,} KiB"
+    found = (
+        f"{version.major}.{version.minor}.{version.patch} at {shown}, messages up to {limit // 1024:,} KiB"
+    )
     if (version.major, version.minor) < _NATS_VERSION_MIN:
         return fail("NATS", found, "use NATS 2.11 or newer: per-message time to live is needed")
     if limit < PAYLOAD_BYTES_MIN:

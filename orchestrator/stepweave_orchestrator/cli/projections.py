@@ -8,7 +8,7 @@ import typer
 
 from .options import DatabaseUrl, Output
 from .output import OutputFormat, print_table, progress, show, stderr
-from .running import event_store, run_async
+from .running import event_store, refuse_unknown_shards, run_async
 
 if TYPE_CHECKING:
     from stepweave_orchestrator.runtime.rebuild import RebuiltShard
@@ -42,6 +42,7 @@ def rebuild(
 
     async def work() -> list[RebuiltShard]:
         async with event_store(database_url) as store:
+            await refuse_unknown_shards(store, shards)
             with stderr().status("") as line:
                 return await run_rebuild(
                     store,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .addresses import database_address, nats_address
-from .errors import ExitCode
+from .errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
     from stepweave.client import Client
     from stepweave.messaging import Connection
     from stepweave_eventstore.postgres import PostgresEventStore
+    from stepweave_eventstore.store import EventStore
 
 T = TypeVar("T")
 
@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 5.0
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; Ctrl-C cancels it and ends the process without a word."""
+    import asyncio
+
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
@@ -54,6 +56,15 @@ async def connection(nats_url: str | None) -> AsyncIterator[Connection]:
         yield link
     finally:
         await link.close()
+
+
+async def refuse_unknown_shards(store: EventStore, wanted: Iterable[int] | None) -> None:
+    """Raise `CommandError` where the installation does not have one of these shards."""
+    known = [row.shard for row in await store.shards()]
+    strangers = sorted(set(wanted or ()) - set(known))
+    if strangers:
+        has = f"this installation has 0 to {len(known) - 1}" if known else "start an orchestrator once"
+        raise CommandError(f"there is no shard {strangers[0]}: {has}", ExitCode.NOT_FOUND)
 
 
 @asynccontextmanager

@@ -86,21 +86,28 @@ def create(
     given = context_of(context, settings or ())
     later = None if start_at is None else moment_of(start_at, "--start-at")
 
+    from stepweave.api_errors import Conflict
+
     async def work() -> TaskResponse:
         async with client(nats_url, timeout_seconds) as api:
-            task = await api.create_task(
-                name,
-                namespace=namespace,
-                version=version,
-                context=given,
-                idempotency_key=key,
-                start_at=later,
-                priority=priority,
-                tags=tags or (),
-                reason=reason,
-                initiator=who() if initiator is None else initiator,
-                correlation_id=correlation_id,
-            )
+            try:
+                task = await api.create_task(
+                    name,
+                    namespace=namespace,
+                    version=version,
+                    context=given,
+                    idempotency_key=key,
+                    start_at=later,
+                    priority=priority,
+                    tags=tags or (),
+                    reason=reason,
+                    initiator=who() if initiator is None else initiator,
+                    correlation_id=correlation_id,
+                )
+            except Conflict as error:
+                raise CommandError(
+                    f"{error.message}; repeat that request exactly, or give another --key", ExitCode.REFUSED
+                ) from None
             if task.replayed:
                 progress("this task exists already: the same request made it before")
             if watch:

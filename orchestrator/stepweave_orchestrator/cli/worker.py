@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .addresses import nats_address
+from .errors import CommandError
 from .logs import LogFormat, LogLevel, LogLevelName, LogStyle
 from .options import NatsUrl, Output
 from .output import OutputFormat, moment, print_table, show
@@ -84,7 +85,8 @@ def run_(
             log_level=log_level,
             log_format=log_format,
         )
-        raise typer.Exit(supervise(settings, processes, nats_address(nats_url)))
+        supervise(settings, processes, nats_address(nats_url))
+        return
 
     from stepweave import Registry, Worker
 
@@ -93,6 +95,10 @@ def run_(
     loaded = load_modules(modules)
     registry = Registry(import_from=[module.__name__ for module in loaded] if resolve_imports else ())
     registry.discover(*loaded)
+    if registry.empty:
+        raise CommandError(
+            f'there is no handler in {", ".join(modules)}: put @step_handler("name") on a function there'
+        )
     if lifeline is not None:
         from .worker_processes import hold_lifeline
 

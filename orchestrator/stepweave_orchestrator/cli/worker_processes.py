@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import ExitCode
-from .logs import LogLevelName, LogStyle, configure_logs
+from .errors import CommandError, ExitCode
+from .logs import LogLevelName, LogStyle
 
 RESTART_PAUSE_SECONDS_MIN: Final = 0.5
 RESTART_PAUSE_SECONDS_MAX: Final = 30.0
@@ -33,12 +33,8 @@ LOAD_TIMEOUT_SECONDS: Final = 60.0
 _READY_BYTES_MAX: Final = 1024 * 1024
 
 
-class WorkersFailed(Exception):
+class WorkersFailed(CommandError):
     """The workers cannot run as they were asked to; the process itself has said why on stderr."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class WorkerSettings:
 
     def command(self, lifeline: int) -> list[str]:
         """The command line of one process. The NATS address goes by environment: it may hold a password."""
-        command = [sys.executable, "-m", "stepweave_orchestrator.cli", "worker", "run"]
+        command = [sys.executable, "-P", "-m", "stepweave_orchestrator.cli", "worker", "run"]
         for namespace in self.namespaces:
             command += ["--namespace", namespace]
         for queue in self.queues:
@@ -163,7 +159,7 @@ class WorkerProcesses:
         code = await child.process.wait()
         raise WorkersFailed(
             "the worker ended before its handlers were loaded: see its message above",
-            code if code > 0 else ExitCode.FAILED,
+            ExitCode(code) if code in {*ExitCode} - {ExitCode.OK} else ExitCode.FAILED,
         )
 
     async def _keep(self, number: int) -> None:
@@ -238,12 +234,10 @@ def hold_lifeline(file: int, handlers: Sequence[str], grace_seconds: float) -> N
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def supervise(settings: WorkerSettings, count: int, nats_url: str) -> int:
-    """Run worker processes until SIGTERM or Ctrl-C; returns the exit code of the command."""
+def supervise(settings: WorkerSettings, count: int, nats_url: str) -> None:
+    """Run worker processes until SIGTERM or Ctrl-C; raises `WorkersFailed`."""
     from .output import progress
     from .signals import run_until_signal
-
-    configure_logs(settings.log_level, settings.log_format)
 
     async def work() -> None:
         workers = WorkerProcesses(settings, count, nats_url=nats_url, say=progress)
@@ -254,9 +248,4 @@ def supervise(settings: WorkerSettings, count: int, nats_url: str) -> int:
         finally:
             await workers.stop()
 
-    try:
-        run_until_signal(work)
-    except WorkersFailed as error:
-        progress(f"stepweave: {error}")
-        return error.code
-    return ExitCode.OK
+    run_until_signal(work)

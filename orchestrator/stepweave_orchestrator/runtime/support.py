@@ -1,10 +1,18 @@
-"""What templates may ask for that this version does not run yet: refused at registration, never ignored."""
+"""What templates may ask for that this version cannot do: refused at registration, never ignored."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from stepweave_schemas.codec import encode
 from stepweave_schemas.template import Problem, TaskTemplate
+
+from .actors import SYSTEM_NAMESPACE
+
+#: A template in its canonical form: it must travel in one message.
+TEMPLATE_BYTES_MAX = 640 * 1024
+#: The `initialization` of one handler: it travels in each of the step's dispatches.
+INITIALIZATION_BYTES_MAX = 256 * 1024
 
 _STEP_KEYS = {
     "batch_config": "batches",
@@ -57,6 +65,37 @@ def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
             if key in step
         )
     return tuple(problems)
+
+
+def out_of_bounds(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
+    """One `BAD_VALUE` problem for each part of the template that no message of ours could carry."""
+    canonical: dict[str, Any] = template.canonical()
+    problems = []
+    if template.namespace == SYSTEM_NAMESPACE:
+        problems.append(_bad("namespace", "this name is the system's own", "choose another one", source))
+    size = len(template.canonical_json())
+    if size > TEMPLATE_BYTES_MAX:
+        message = f"{size} bytes long in its canonical form; a template has at most {TEMPLATE_BYTES_MAX}"
+        problems.append(_bad("", message, "split it into several templates", source))
+    for number, step in enumerate(canonical["steps"]):
+        initialization = step["handler"].get("initialization")
+        if initialization and (size := len(encode(initialization))) > INITIALIZATION_BYTES_MAX:
+            message = f"{size} bytes long; a handler's settings have at most {INITIALIZATION_BYTES_MAX}"
+            path = f"steps[{number}].handler.initialization"
+            problems.append(_bad(path, message, "keep large data elsewhere, and name it here", source))
+    return tuple(problems)
+
+
+def _bad(path: str, message: str, hint: str, source: str) -> Problem:
+    return Problem(
+        code="BAD_VALUE",
+        message=message,
+        path=path,
+        line=None,
+        severity="error",
+        hint=hint,
+        source=source,
+    )
 
 
 def _problem(

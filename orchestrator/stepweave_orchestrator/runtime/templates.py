@@ -7,6 +7,7 @@ so (`sw.sys.template_changed`), and a template that is not found is always looke
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import jsonschema_rs
@@ -26,11 +27,25 @@ TEMPLATES_MAX = 2_000
 VERSIONS_MAX = 2_000
 #: Violations of a schema that one answer lists.
 VIOLATIONS_MAX = 50
+#: Versions that a message names.
+VERSIONS_LISTED_MAX = 20
+#: Longest pointer and longest message of a violation, in characters.
+VIOLATION_CHARS_MAX = 500
 
 
 def _refuse(uri: str) -> Any:
     """No schema is ever fetched from anywhere."""
     raise ValueError(f"references to other documents are not followed: {uri}")
+
+
+def _listed(versions: Iterable[str]) -> str:
+    """The versions registered last, for a message."""
+    names = list(versions)
+    return ("…, " if len(names) > VERSIONS_LISTED_MAX else "") + ", ".join(names[-VERSIONS_LISTED_MAX:])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= VIOLATION_CHARS_MAX else text[: VIOLATION_CHARS_MAX - 1] + "…"
 
 
 class Version:
@@ -45,16 +60,17 @@ class Version:
         schema = self.canonical.get("input_schema")
         self._validator = None if schema is None else jsonschema_rs.validator_for(schema, retriever=_refuse)
 
-    def violations(self, context: msgspec.Raw) -> list[dict[str, str]]:
+    def violations(self, context: Any) -> list[dict[str, str]]:
         """What of the context does not fit `input_schema`: JSON pointer and message of each violation."""
         if self._validator is None:
             return []
         found: list[dict[str, str]] = []
-        for error in self._validator.iter_errors(msgspec.json.decode(context)):
+        for error in self._validator.iter_errors(context):
             pointer = "".join(
                 f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in error.instance_path
             )
-            found.append({"pointer": pointer, "message": error.message})
+            # The message quotes the value, whatever its size.
+            found.append({"pointer": _cut(pointer), "message": _cut(error.message)})
             if len(found) >= VIOLATIONS_MAX:
                 break
         return found
@@ -67,22 +83,30 @@ class TemplateCatalogue:
         self._store = store
         self._templates: OrderedDict[str, TemplateState] = OrderedDict()
         self._versions: OrderedDict[str, Version] = OrderedDict()
+        #: The latest read of each template that is under way; what `forget` removes here is not kept.
+        self._reading: dict[str, object] = {}
 
     def forget(self, stream_id: str) -> None:
         """Look the template up again next time."""
         self._templates.pop(stream_id, None)
+        self._reading.pop(stream_id, None)
 
     async def versions(self, namespace: str, name: str) -> TemplateState | None:
         """Every version of a template, or `None`."""
         stream_id = template_stream_id(namespace, name)
         state = self._templates.get(stream_id)
         if state is None:
-            state = await self._read(stream_id)
-            if state is None:
-                return None
-            self._templates[stream_id] = state
-            if len(self._templates) > TEMPLATES_MAX:
-                self._templates.popitem(last=False)
+            mark = self._reading[stream_id] = object()
+            try:
+                state = await self._read(stream_id)
+            finally:
+                current = self._reading.get(stream_id) is mark
+                if current:
+                    del self._reading[stream_id]
+            if state is not None and current:
+                self._templates[stream_id] = state
+                if len(self._templates) > TEMPLATES_MAX:
+                    self._templates.popitem(last=False)
         else:
             self._templates.move_to_end(stream_id)
         return state
@@ -105,7 +129,7 @@ class TemplateCatalogue:
             )
         raise ApiError(
             "NOT_FOUND",
-            f"template {namespace}/{name} has no version {version}; it has {', '.join(state.versions)}",
+            f"template {namespace}/{name} has no version {version}; it has {_listed(state.versions)}",
         )
 
     async def plan(self, ref: TemplateRef) -> Plan:

@@ -200,7 +200,7 @@ def fail(step: str, attempt: int | None = None, given_out: int = -1, **fields: A
 
 
 def fail_for_good(step: str, attempt: int | None = None, **fields: Any) -> Told:
-    return fail(step, attempt, error_type="permanent_error", retryable=False, **fields)
+    return fail(step, attempt, **{"error_type": "permanent_error", "retryable": False, **fields})
 
 
 def start(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:

@@ -185,6 +185,15 @@ def test_every_failure_is_named_in_the_order_of_failing() -> None:
     )
 
 
+def test_the_last_failure_is_the_one_that_is_told_of() -> None:
+    scenario = begun(compiled("a", "b", "c", "after_a: a", "after_b: b", "join: a b"))
+    scenario.when(fail_for_good("a", error_message="first", error_code="E1")).then(failed("a"))
+    scenario.when(fail_for_good("b", error_message="last", error_code="E2")).then(failed("b"))
+    scenario.when(succeed("c")).then(
+        completed("c"), blocked("a", "b", unreachable_steps_count=3, error_message="last", error_code="E2")
+    )
+
+
 def test_the_join_of_a_diamond_never_starts_after_a_failure() -> None:
     scenario = begun(diamond()).when(succeed("a")).then(completed("a"), enqueued("b"), enqueued("c"))
     scenario.when(fail_for_good("b")).then(failed("b"))

@@ -162,8 +162,17 @@ def test_a_task_that_waits_for_a_retry() -> None:
 
 
 def test_a_step_whose_worker_was_lost_is_recovering() -> None:
-    scenario = begun(one_step()).when(lose("a")).then(retry("a"), enqueued("a", 2))
+    scenario = begun(one_step()).when(start("a")).then(started("a")).later(30_000)
+    scenario.when(lose("a")).then(retry("a"), enqueued("a", 2))
     assert seen(scenario).health_status == "recovering"
+    # The start and the worker were those of the try before.
+    a = summary(scenario, "a")
+    assert (a.worker_id, a.last_attempted_at) == (None, timestamp(T0_MS + 30_000))
+    scenario.later(5).when(succeed("a", worker_id="w-2", started_at_ms=T0_MS + 30_002)).then(
+        completed("a", 2), task_completed()
+    )
+    a = summary(scenario, "a")
+    assert (a.worker_id, a.last_attempted_at) == ("w-2", timestamp(T0_MS + 30_002))
 
 
 def test_a_time_out_to_come_is_no_retry_to_come() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from stepweave_schemas import api
-from stepweave_schemas.api import CREATE_MANY_MAX, StepSummary, operation_subject
+from stepweave_schemas.api import StepSummary, operation_subject
 from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import Envelope, decode_envelope
 from stepweave_schemas.mint import uuid7
@@ -26,10 +27,9 @@ from .api_errors import (
     Unavailable,
     api_error,
 )
-from .encoding import NotJson, encode_json
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
 from .responses import CreatedTask, CreateTaskResponse, TaskResponse, TemplateResponse
-from .tracing import current_traceparent
+from .task_requests import checked_id, chunks_of, create_request, template_text
 
 T = TypeVar("T")
 
@@ -46,7 +46,6 @@ BULK_REQUESTS_MAX: Final = 4
 _ENVELOPE_BYTES: Final = 1024
 
 _TERMINAL_EVENTS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
-_CREATE_FIELDS: Final = frozenset(api.CreateTask.__struct_fields__)
 
 
 class Client:
@@ -141,7 +140,7 @@ class Client:
         same task (`replayed` is true then), another one raises `Conflict`. Times need a zone. Raises
         `ValidationFailed`, `NotFound` (no such template), `BadRequest`, `Conflict`.
         """
-        request = _create_request(
+        request = create_request(
             {
                 "name": name,
                 "namespace": namespace,
@@ -175,12 +174,10 @@ class Client:
         Each task stands on its own: the answer has, in the same order, its id or its error, also where nobody
         answered for some of them. `timeout_seconds` is for each round trip.
         """
-        prepared = [
-            one if isinstance(one, api.CreateTask) else _create_request(dict(one)) for one in requests
-        ]
+        prepared = [one if isinstance(one, api.CreateTask) else create_request(dict(one)) for one in requests]
         prepared = [one if one.task_id else msgspec.structs.replace(one, task_id=uuid7()) for one in prepared]
         limit = (await self._link()).max_payload_bytes - _ENVELOPE_BYTES
-        chunks = _chunks(prepared, limit)
+        chunks = chunks_of(prepared, limit)
         slots = asyncio.Semaphore(BULK_REQUESTS_MAX)
 
         async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
@@ -256,17 +253,25 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
-        async with _Nudge(await self._link(), f"sw.evt.*.*.{_checked_id(task_id)}.task.*") as nudge:
+        async with _Nudge(await self._link(), f"sw.evt.*.*.{checked_id(task_id)}.task.*") as nudge:
+            status = "not known"
             while True:
-                left = None if deadline is None else deadline - loop.time()
-                task = await self.get_task(task_id, timeout_seconds=left)
-                if task.is_terminal or (task.is_blocked and not until_terminal):
-                    return task
-                if left is not None and left <= 0:
+                left = math.inf if deadline is None else deadline - loop.time()
+                if left <= 0:
                     raise ApiTimeout(
-                        "TIMEOUT", f"task {task_id} is still {task.status} after {timeout_seconds:g} s"
+                        "TIMEOUT", f"task {task_id} is still {status} after {timeout_seconds:g} s"
                     )
-                await nudge.wait(WAIT_POLL_SECONDS if left is None else min(WAIT_POLL_SECONDS, left))
+                try:
+                    task = await self.get_task(task_id, timeout_seconds=min(left, self.timeout_seconds))
+                except (Unavailable, Backpressure):
+                    # An orchestrator that is away for a while does not end the waiting.
+                    pass
+                else:
+                    status = task.status
+                    if task.is_terminal or (task.is_blocked and not until_terminal):
+                        return task
+                left = math.inf if deadline is None else deadline - loop.time()
+                await nudge.wait(min(WAIT_POLL_SECONDS, left))
 
     async def watch_task(
         self, task_id: str, *, from_version: int = 1, until_blocked: bool = False
@@ -276,7 +281,7 @@ class Client:
         `until_blocked` ends too where the task waits for an operator.
         """
         version = from_version
-        async with _Nudge(await self._link(), f"sw.evt.*.*.{_checked_id(task_id)}.>") as nudge:
+        async with _Nudge(await self._link(), f"sw.evt.*.*.{checked_id(task_id)}.>") as nudge:
             while True:
                 ended = False
                 async for envelope in self._events(task_id, version):
@@ -341,7 +346,7 @@ class Client:
         The same content again is a no-op (`created` is false). Raises `ValidationFailed` with every problem,
         `Conflict` where the version exists with other content.
         """
-        content, source = await _template_text(template)
+        content, source = await template_text(template)
         request = api.RegisterTemplate(content=content, source=source, registered_by=registered_by)
         return await self._call("template.register", request, TemplateResponse, timeout_seconds)
 
@@ -349,7 +354,7 @@ class Client:
         self, template: str | Path, *, timeout_seconds: float | None = None
     ) -> api.ValidationReply:
         """Every problem of a template, without storing it."""
-        content, source = await _template_text(template)
+        content, source = await template_text(template)
         request = api.ValidateTemplate(content=content, source=source)
         return await self._call("template.validate", request, api.ValidationReply, timeout_seconds)
 
@@ -455,70 +460,3 @@ class _Nudge:
             return
         finally:
             self._event.clear()
-
-
-def _checked_id(task_id: str) -> str:
-    """A task id that may stand in a subject; raises `BadRequest`."""
-    if not task_id or not all(one.isalnum() or one in "-_" for one in task_id):
-        raise BadRequest("INVALID_UUID", f"{task_id!r} is no task id")
-    return task_id
-
-
-def _create_request(fields: dict[str, Any]) -> api.CreateTask:
-    unknown = fields.keys() - _CREATE_FIELDS
-    if unknown:
-        raise BadRequest(
-            "BAD_REQUEST",
-            f"a task has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(_CREATE_FIELDS))}",
-        )
-    if not fields.get("name"):
-        raise BadRequest("BAD_REQUEST", "a task needs the name of its template")
-    try:
-        context = encode_json({} if fields.get("context") is None else fields["context"], "context")
-        options = encode_json(dict(fields.get("options") or {}), "options")
-    except NotJson as error:
-        raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
-    if not context.startswith(b"{"):
-        raise BadRequest("BAD_REQUEST", "a task's context is an object")
-    fields = {
-        **fields,
-        "context": msgspec.Raw(context),
-        "options": msgspec.Raw(options),
-        "tags": tuple(fields.get("tags") or ()),
-        "requested_at": _moment(fields.get("requested_at"), "requested_at"),
-        "start_at": _moment(fields.get("start_at"), "start_at"),
-        # Minted once: a request that is repeated after a time-out is the same task.
-        "task_id": fields.get("task_id") or uuid7(),
-        "traceparent": fields.get("traceparent") or current_traceparent(),
-    }
-    try:
-        return msgspec.convert(fields, api.CreateTask)
-    except msgspec.ValidationError as error:
-        raise BadRequest("BAD_REQUEST", f"a task's request is wrong: {error}") from error
-
-
-def _moment(value: Any, what: str) -> str | None:
-    if not isinstance(value, datetime):
-        return value  # type: ignore[no-any-return]
-    if value.tzinfo is None:
-        raise BadRequest("BAD_REQUEST", f"{what} needs a time zone: {value.isoformat()}")
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _chunks(requests: list[api.CreateTask], bytes_max: int) -> list[list[api.CreateTask]]:
-    chunks: list[list[api.CreateTask]] = []
-    size = bytes_max + 1
-    for request in requests:
-        more = len(encode(request)) + 1
-        if size + more > bytes_max or len(chunks[-1]) >= CREATE_MANY_MAX:
-            chunks.append([])
-            size = 0
-        chunks[-1].append(request)
-        size += more
-    return chunks
-
-
-async def _template_text(template: str | Path) -> tuple[str, str]:
-    if isinstance(template, Path):
-        return await asyncio.to_thread(template.read_text, "utf-8"), str(template)
-    return template, "<request>"

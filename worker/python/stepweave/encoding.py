@@ -12,6 +12,8 @@ import pydantic
 
 #: How deep the search for the guilty value goes.
 _PATH_DEPTH_MAX: Final = 50
+#: Not guilty themselves; what is in them may be.
+_CONTAINERS: Final = (Mapping, list, tuple, set, frozenset, msgspec.Struct, pydantic.BaseModel)
 _JSON_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
@@ -69,7 +71,7 @@ def _guilty(value: Any, root: str, error: Exception) -> tuple[str, str]:
 
 
 def _is_guilty(value: Any) -> bool:
-    if isinstance(value, Mapping | list | tuple | set | frozenset) or dataclasses.is_dataclass(value):
+    if isinstance(value, _CONTAINERS) or dataclasses.is_dataclass(value):
         return False
     try:
         _encoder.encode(value)

@@ -18,6 +18,7 @@ log = get_logger("stepweave.messaging")
 #: Pauses before the next pull where stream or consumer are missing or the server asks to wait.
 BACKOFF_SECONDS_MIN: Final = 0.2
 BACKOFF_SECONDS_MAX: Final = 5.0
+HURRY_SECONDS: Final = 0.05
 #: How long a consumer must have been silent before a pull may be left alone, and how long that is waited for.
 QUIET_SECONDS: Final = 0.05
 _DRAIN_TIMEOUT_SECONDS: Final = 5.0
@@ -158,6 +159,13 @@ class PullLoop:
             b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (ask, self._expires_ns, self._heartbeat_ns),
             reply=f"{self._inbox}.{self._pull}",
         )
+
+    def hurry(self) -> None:
+        """A missing consumer may be there now: look soon, and often for a while."""
+        if self._backoff is not None:
+            self._backoff.cancel()
+            self._backoff_seconds = 0.0
+            self._backoff = self._loop.call_later(HURRY_SECONDS, self._after_backoff)
 
     def _restart(self) -> None:
         """Count nothing as asked for any more, and pull."""

@@ -51,6 +51,7 @@ class TryPool:
         on_dropped: Callable[[HeldTry], None],
         on_started: Callable[[HeldTry], None],
         on_room: Callable[[], None],
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency counts from 1, not {concurrency}")
@@ -62,6 +63,8 @@ class TryPool:
         self._on_dropped = on_dropped
         self._on_started = on_started
         self._on_room = on_room
+        #: Milliseconds since the Unix epoch.
+        self._clock = clock
         #: By priority class; those for the loop and those for threads apart, so that neither blocks the other.
         self._for_loop: tuple[deque[HeldTry], ...] = tuple(deque() for _ in PRIORITY_CLASSES)
         self._for_threads: tuple[deque[HeldTry], ...] = tuple(deque() for _ in PRIORITY_CLASSES)
@@ -89,6 +92,11 @@ class TryPool:
         # Threads that are busy beyond the running tries are those that nobody waits for any more.
         hung = self._threads.busy + self._threads.reserved - self._running_in_threads
         return len(self._running) + max(0, hung)
+
+    @property
+    def threads_busy(self) -> int:
+        """How many threads run a handler."""
+        return self._threads.busy + self._threads.reserved
 
     @property
     def waiting_count(self) -> int:
@@ -163,7 +171,7 @@ class TryPool:
 
     def _start(self, held: HeldTry) -> None:
         held.started_at = self._loop.time()
-        held.started_at_ms = now_ms()
+        held.started_at_ms = self._clock()
         self._running[held] = None
         self._idle.clear()
         self.started_count += 1

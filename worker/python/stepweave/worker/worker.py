@@ -28,7 +28,13 @@ from stepweave_schemas.dispatch import Dispatch
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.mint import now_ms
 from stepweave_schemas.result import Lost, Released, Started
-from stepweave_schemas.subjects import PRIORITY_CLASSES, cancel_notice, dispatch_consumer, dispatch_stream
+from stepweave_schemas.subjects import (
+    PRIORITY_CLASSES,
+    TEMPLATE_CHANGED,
+    cancel_notice,
+    dispatch_consumer,
+    dispatch_stream,
+)
 
 from .execution import outcome_of
 from .held import HeldTry, StopReason
@@ -226,6 +232,8 @@ class Worker:
         self._results = ResultPublisher(self._publisher)
         self._presence = Presence(connection, self.worker_id, self._state)
         self._presence.start()
+        # A hint: a template was registered, so streams that were missing may be there in a moment.
+        await connection.subscribe(TEMPLATE_CHANGED, self._on_template_changed)
         batch = max(1, min(self._pool.capacity, PULL_BATCH_MAX))
         for namespace in self.namespaces:
             await connection.subscribe(cancel_notice(namespace), self._on_cancel_notice)
@@ -300,6 +308,10 @@ class Worker:
     def _nudge(self) -> None:
         for pull in self._pulls:
             pull.nudge()
+
+    def _on_template_changed(self, _message: Msg) -> None:
+        for pull in self._pulls:
+            pull.hurry()
 
     def _on_messages(self, messages: list[Msg]) -> None:
         ready: list[HeldTry] = []

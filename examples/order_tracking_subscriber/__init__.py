@@ -1,0 +1,1 @@
+"""A subscriber that follows orders, and a small workflow for it to follow."""

@@ -1,0 +1,49 @@
+"""Reacts to orders: completed ones are counted, failed payments wake somebody up.
+
+Run it as a script, with `NATS_URL` naming the NATS server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stepweave import BaseSubscriber
+
+
+class Analytics:
+    """Stands for an analytics service: prints what it is told."""
+
+    @staticmethod
+    def track(what: str, properties: Mapping[str, Any]) -> None:
+        print(f"analytics: {what} {json.dumps(properties)}", flush=True)
+
+
+class SlackNotifier:
+    """Stands for a chat: prints what it is told."""
+
+    @staticmethod
+    def urgent_alert(text: str) -> None:
+        print(f"slack: {text}", flush=True)
+
+
+class OrderTrackingSubscriber(BaseSubscriber):
+    subscribe_to = ("task.completed", "step.failed")
+
+    def handle_task_completed(self, event: Mapping[str, Any]) -> None:
+        if event["task_name"] != "process_order":
+            return
+        Analytics.track("order_completed", event["context"])
+
+    def handle_step_failed(self, event: Mapping[str, Any]) -> None:
+        if event["task_name"] == "process_order" and event["step_name"] == "process_payment":
+            SlackNotifier.urgent_alert(
+                f"Payment failure for order {event['context'].get('order_id')}: {event['error_message']}"
+            )
+
+
+if __name__ == "__main__":
+    # The first start begins with what has happened already; every later one goes on where the last one stopped.
+    asyncio.run(OrderTrackingSubscriber().run(start="all"))

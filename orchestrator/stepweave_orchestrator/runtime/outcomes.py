@@ -1,0 +1,127 @@
+"""What workers say, checked where it enters.
+
+Two kinds of fault, two answers. A message of which one cannot tell what it is or which try it is about is refused
+as a whole. An outcome whose try is plain is never dropped, because its worker will not say it again and the step
+would wait for ever: a failure is kept without what is wrong with it, and a success that cannot be stored becomes a
+permanent failure that says why. Whether the try is current and its token right is the actor's to judge.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from stepweave_schemas import result, subjects
+from stepweave_schemas.codec import MessageError, decode_outcomes
+from stepweave_schemas.dispatch import RESULT_BYTES_MAX
+from stepweave_schemas.identity import is_uuid
+from stepweave_schemas.raw import NO_RAW
+
+#: Longest step name, worker id, token and error code, in characters.
+TEXT_CHARS_MAX: Final = 512
+#: The last moment that can be shown, and the longest duration: the end of the year 9999.
+MOMENT_MS_MAX: Final = 253_402_300_799_999
+
+
+def read_outcomes(payload: bytes, address: subjects.ResultAddress) -> list[result.AnyOutcome]:
+    """The outcomes of one message on a result subject, ready for their actors; raises `MessageError`."""
+    outcomes = decode_outcomes(payload)
+    if not outcomes:
+        raise MessageError("an empty array")
+    if len(outcomes) > result.RESULTS_PER_MESSAGE_MAX:
+        raise MessageError(
+            f"{len(outcomes)} results in one message, {result.RESULTS_PER_MESSAGE_MAX} at most"
+        )
+    return [_checked(outcome, address) for outcome in outcomes]
+
+
+def not_storable(outcome: result.AnyOutcome, why: str, code: str = "RESULT_NOT_STORABLE") -> result.Failure:
+    """What is recorded instead of an outcome whose content cannot be stored."""
+    return result.Failure(
+        task_id=outcome.task_id,
+        step_uuid=outcome.step_uuid,
+        step_name=outcome.step_name,
+        attempt=outcome.attempt,
+        lease_token=outcome.lease_token,
+        worker_id=outcome.worker_id,
+        error_type="permanent_error",
+        error_code=code,
+        error_message=why[: result.ERROR_MESSAGE_CHARS_MAX],
+        retryable=False,
+    )
+
+
+def _checked(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> result.AnyOutcome:
+    _check_try(outcome, address)
+    if isinstance(outcome, result.Success):
+        return _success(outcome)
+    if isinstance(outcome, result.Failure):
+        return _failure(outcome)
+    if isinstance(outcome, result.Started) and not _is_moment(outcome.started_at_ms):
+        raise MessageError(f"started_at_ms: expected 0 to {MOMENT_MS_MAX}")
+    return outcome
+
+
+def _check_try(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> None:
+    """Raise `MessageError` unless it is plain which try the outcome is about, and whose subject that is."""
+    if not is_uuid(outcome.task_id):
+        raise MessageError("task_id is no UUID in canonical form")
+    if address.task_id not in (outcome.task_id, subjects.MANY_TASKS):
+        raise MessageError(f"the subject names task {address.task_id}, the result {outcome.task_id}")
+    for field in ("step_uuid", "step_name", "worker_id", "lease_token"):
+        text = getattr(outcome, field)
+        if not text or len(text) > TEXT_CHARS_MAX or "\x00" in text:
+            raise MessageError(f"{field}: expected 1 to {TEXT_CHARS_MAX} characters, and no NUL")
+
+
+def _success(outcome: result.Success) -> result.Success | result.Failure:
+    size = len(memoryview(outcome.result)) + len(memoryview(outcome.metadata))
+    if size > RESULT_BYTES_MAX:
+        why = f"a result of {size} bytes, {RESULT_BYTES_MAX} at most"
+        return not_storable(outcome, why, "RESULT_TOO_LARGE")
+    try:
+        _check_json(outcome.result)
+        if outcome.metadata is not NO_RAW:
+            _check_json(outcome.metadata)
+    except MessageError as error:
+        return not_storable(outcome, f"the result is {error}")
+    if not _is_moment(outcome.started_at_ms) or not _is_moment(outcome.duration_ms):
+        return msgspec.structs.replace(outcome, started_at_ms=None, duration_ms=None)
+    return outcome
+
+
+def _failure(outcome: result.Failure) -> result.Failure:
+    changes: dict[str, object] = {}
+    if outcome.error_type not in result.ERROR_TYPES:
+        changes["error_type"] = "handler_error"
+    if len(outcome.error_message) > result.ERROR_MESSAGE_CHARS_MAX:
+        changes["error_message"] = outcome.error_message[: result.ERROR_MESSAGE_CHARS_MAX - 1] + "…"
+    if outcome.error_code is not None and len(outcome.error_code) > TEXT_CHARS_MAX:
+        changes["error_code"] = outcome.error_code[: TEXT_CHARS_MAX - 1] + "…"
+    if outcome.retry_after_ms is not None and outcome.retry_after_ms < 0:
+        changes["retry_after_ms"] = None
+    if outcome.metadata is not NO_RAW:
+        try:
+            if len(memoryview(outcome.metadata)) > RESULT_BYTES_MAX:
+                raise MessageError("too large")
+            _check_json(outcome.metadata)
+        except MessageError:
+            changes["metadata"] = NO_RAW
+    return msgspec.structs.replace(outcome, **changes) if changes else outcome
+
+
+def _is_moment(at_ms: int | None) -> bool:
+    return at_ms is None or 0 <= at_ms <= MOMENT_MS_MAX
+
+
+def _check_json(raw: msgspec.Raw) -> None:
+    """Raise `MessageError` for raw JSON that a reader would stumble over.
+
+    A raw field was skipped over, not read: it may hold broken UTF-8, half a surrogate pair, a number out of range
+    or be nested too deeply.
+    """
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"not sound JSON: {error}") from error

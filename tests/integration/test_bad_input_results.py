@@ -1,0 +1,498 @@
+"""Malformed and forged messages of workers, on every subject that an orchestrator reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from nats.js.errors import NoStreamResponseError
+
+from stepweave.messaging import PayloadTooLarge
+from stepweave_schemas import subjects
+from stepweave_schemas.codec import encode
+from stepweave_schemas.dispatch import RESULT_BYTES_MAX
+from stepweave_schemas.identity import shard_of, step_uuid
+from stepweave_schemas.mint import uuid7
+from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX, RESULTS_PER_MESSAGE_MAX
+
+from .conftest import SHARDS, System, Try, json_of, template
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NAMESPACE = "raw"
+AT_ONCE = {"max_attempts": 3, "backoff": "none"}
+#: A pair of steps, so that a result has a reader.
+STEPS = [
+    {"name": "first", "handler": "noop", "retry": AT_ONCE},
+    {"name": "second", "handler": "noop", "dependencies": ["first"]},
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def templates(system: System) -> None:
+    for namespace in (NAMESPACE, "other"):
+        await system.register(template("pair", STEPS, namespace=namespace))
+
+
+async def finish(system: System, taken: Try) -> None:
+    """The try that was tampered with is still good: report it, and let the task run to its end."""
+    await taken.say("success", result={"fine": True})
+    await (await system.take(taken.dispatch.namespace)).say("success", result=None)
+    assert (await system.task(taken.dispatch.task_id))["status"] == "complete"
+
+
+async def refused(system: System, count: int = 1) -> int:
+    """How many messages were refused so far."""
+    return system.orchestrator.metrics.messages_refused
+
+
+# -- messages that are none ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"   ",
+        b"not json",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"[[]]",
+        b"[null]",
+        b'"success"',
+        b"{}",
+        b"{" * 100_000,
+        b"[" * 100_000,
+        b'{"kind":"success"}',
+        b'{"kind":"won"}',
+        b'{"kind":7}',
+        rb'{"kind":"\ud800"}',
+    ],
+    ids=lambda payload: payload[:20].decode(errors="backslashreplace"),
+)
+async def test_what_is_no_outcome_is_refused(system: System, payload: bytes) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    before = await refused(system)
+    async with system.unharmed():
+        await system.say(taken.dispatch.result_subject, payload)
+        assert await refused(system) == before + 1
+    await finish(system, taken)
+
+
+FORGED: list[dict[str, Any]] = [
+    {"lease_token": "0" * 24},
+    {"lease_token": ""},
+    {"lease_token": "x" * 100_000},
+    {"lease_token": "\x00"},
+    {"lease_token": 7},
+    {"lease_token": None},
+    {"attempt": 0},
+    {"attempt": -1},
+    {"attempt": 2},
+    {"attempt": 2**70},
+    {"attempt": True},
+    {"attempt": "1"},
+    {"attempt": 1.0},
+    {"step_name": "second"},
+    {"step_name": "third"},
+    {"step_name": ""},
+    {"step_name": "x" * 100_000},
+    {"step_uuid": "00000000-0000-8000-8000-000000000000"},
+    {"step_uuid": "x" * 100_000},
+    {"step_uuid": ""},
+    {"worker_id": ""},
+    {"worker_id": "w\x00"},
+    {"worker_id": "w" * 100_000},
+    {"worker_id": ["w"]},
+    {"task_id": "42"},
+    {"task_id": ""},
+    {"task_id": uuid7()},
+    {"kind": "completed"},
+]
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "started", "lost", "released"])
+async def test_forged_outcomes_of_every_kind_are_refused(system: System, kind: str) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    needed: dict[str, dict[str, Any]] = {
+        "failure": {"error_message": "no"},
+        "started": {"started_at_ms": 1},
+        "lost": {"deliveries": 2},
+    }
+    good = taken.outcome(kind, **needed.get(kind, {}))
+    missing = [{key: value for key, value in good.items() if key != gone} for gone in good]
+    if kind == "success":
+        missing = [one for one in missing if one.keys() != good.keys() - {"result"}]
+    forged = [{**good, **change} for change in FORGED] + missing
+    before = await refused(system)
+    async with system.unharmed():
+        await system.say(taken.dispatch.result_subject, *forged)
+        assert await refused(system) == before + len(forged)
+        assert (await system.task(task_id))["steps"][0]["current_state"] == "enqueued"
+    await finish(system, taken)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("started", {"started_at_ms": -1}),
+        ("started", {"started_at_ms": 2**63}),
+        ("started", {"started_at_ms": 10**400}),
+        ("started", {"started_at_ms": True}),
+        ("started", {"started_at_ms": None}),
+        ("success", {"duration_ms": "1"}),
+        ("success", {"started_at_ms": 1.5}),
+        ("failure", {"error_message": 7}),
+        ("failure", {"error_message": "no", "retryable": "yes"}),
+        ("failure", {"error_message": "no", "retryable": 1}),
+        ("failure", {"error_message": "no", "retry_after_ms": "soon"}),
+        ("lost", {"deliveries": "many"}),
+    ],
+    ids=str,
+)
+async def test_fields_of_the_wrong_type_are_refused(
+    system: System, kind: str, fields: dict[str, Any]
+) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    before = await refused(system)
+    async with system.unharmed():
+        await system.say(taken.dispatch.result_subject, taken.outcome(kind, **fields))
+        assert await refused(system) == before + 1
+    await finish(system, taken)
+
+
+# -- the wrong place -----------------------------------------------------------------------------
+
+
+async def test_a_result_must_come_on_the_subject_of_its_task(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    _, other = await system.started("pair", namespace="other")
+    good = taken.outcome("success", result=1)
+    shard = shard_of(taken.dispatch.task_id, SHARDS)
+    places = [
+        # another task's, another namespace's, both with the right shard; a wrong shard with and without the id
+        subjects.result(NAMESPACE, shard, uuid7()),
+        subjects.result("other", shard, taken.dispatch.task_id),
+        subjects.result("other", shard, "_"),
+        subjects.result("nowhere", shard, taken.dispatch.task_id),
+        subjects.result(NAMESPACE, (shard + 1) % SHARDS, taken.dispatch.task_id),
+        subjects.result(NAMESPACE, (shard + 1) % SHARDS, "_"),
+        f"sw.res.ra_x77.{shard}.{taken.dispatch.task_id}.".rstrip(".").replace("ra_x77", "_xff"),
+        f"sw.cmd.{shard}.{taken.dispatch.task_id}",
+        f"sw.cmd.{shard}.x",
+        f"sw.cmd.{shard}.a.b.c",
+    ]
+    before = await refused(system)
+    async with system.unharmed():
+        for place in places:
+            await system.say(place, good)
+        assert await refused(system) == before + len(places)
+    await finish(system, taken)
+    await finish(system, other)
+
+
+async def test_no_stream_takes_what_no_orchestrator_would_read(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    good = taken.outcome("success", result=1)
+    shard = shard_of(taken.dispatch.task_id, SHARDS)
+    async with system.unharmed():
+        for place in (
+            f"sw.res.{NAMESPACE}.{SHARDS}.{taken.dispatch.task_id}",
+            f"sw.res.{NAMESPACE}.007.{taken.dispatch.task_id}",
+            f"sw.res.{NAMESPACE}.{shard}.{taken.dispatch.task_id}.more",
+            f"sw.res.{NAMESPACE}.{shard}",
+            "sw.res.x",
+            f"sw.cmd.{SHARDS}.x",
+            "sw.cmd.x",
+        ):
+            with pytest.raises(NoStreamResponseError):
+                await system.publish(place, good)
+    await finish(system, taken)
+
+
+async def test_a_task_of_another_namespace_cannot_be_reported(system: System) -> None:
+    """Also with the right token: the subject says who may speak."""
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    shard = shard_of(taken.dispatch.task_id, SHARDS)
+    async with system.unharmed():
+        await system.say(
+            subjects.result("other", shard, taken.dispatch.task_id), taken.outcome("success", result=1)
+        )
+    await finish(system, taken)
+
+
+async def test_results_for_tasks_that_are_none(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    before = await refused(system)
+    unknown = [uuid7() for _ in range(20)]
+    async with system.unharmed():
+        for task_id in unknown:
+            shard = shard_of(task_id, SHARDS)
+            await system.say(
+                subjects.result(NAMESPACE, shard, task_id),
+                taken.outcome("success", task_id=task_id, step_uuid=step_uuid(task_id, "first"), result=1),
+            )
+        assert await refused(system) == before + len(unknown)
+    await finish(system, taken)
+
+
+# -- arrays --------------------------------------------------------------------------------------
+
+
+async def test_an_array_with_one_bad_element_is_refused_as_a_whole(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    good = taken.outcome("success", result={"fine": True})
+    before = await refused(system)
+    async with system.unharmed():
+        for bad in (7, None, {**good, "kind": "won"}, {**good, "task_id": "42"}, {**good, "worker_id": ""}):
+            await system.say(taken.dispatch.result_subject, [good, bad])
+        assert await refused(system) == before + 5
+    await finish(system, taken)
+
+
+async def test_a_forged_element_does_not_harm_the_others(system: System) -> None:
+    """It is sound as a message; its actor refuses it, and the rest is taken."""
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    good = taken.outcome("success", result={"fine": True})
+    await system.say(taken.dispatch.result_subject, [{**good, "lease_token": "forged"}, good, good])
+    assert (await system.task(taken.dispatch.task_id))["steps"][0]["current_state"] == "complete"
+    await (await system.take(NAMESPACE)).say("success", result=None)
+
+
+async def test_an_array_has_a_largest_length(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    good = taken.outcome("success", result={"fine": True})
+    before = await refused(system)
+    async with system.unharmed():
+        await system.say(taken.dispatch.result_subject, [good] * (RESULTS_PER_MESSAGE_MAX + 1))
+        assert await refused(system) == before + 1
+    await system.say(taken.dispatch.result_subject, [good] * RESULTS_PER_MESSAGE_MAX)
+    assert (await system.types(taken.dispatch.task_id)).count("step.completed") == 1
+    await (await system.take(NAMESPACE)).say("success", result=None)
+
+
+# -- results that cannot be stored ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (b'"\xff"', "RESULT_NOT_STORABLE"),
+        (b'{"\xc3(":1}', "RESULT_NOT_STORABLE"),
+        (rb'"\ud800"', "RESULT_NOT_STORABLE"),
+        (rb'{"\udc00":1}', "RESULT_NOT_STORABLE"),
+        (b"1e999", "RESULT_NOT_STORABLE"),
+        (b"[" * 5_000 + b"]" * 5_000, "RESULT_NOT_STORABLE"),
+        (b'{"a":' * 20_000 + b"1" + b"}" * 20_000, "RESULT_NOT_STORABLE"),
+        (b'"' + b"x" * RESULT_BYTES_MAX + b'"', "RESULT_TOO_LARGE"),
+        (b'"' + b"x" * 900_000 + b'"', "RESULT_TOO_LARGE"),
+    ],
+    ids=lambda value: value[:16].decode(errors="backslashreplace") if isinstance(value, bytes) else "",
+)
+async def test_a_result_that_cannot_be_stored_fails_the_step_for_good(
+    system: System, result: bytes, code: str
+) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    told = encode(taken.outcome("success"))
+    payload = told[:-1] + b',"result":%b}' % result
+    await system.say(taken.dispatch.result_subject, payload)
+    task = await system.task(task_id)
+    assert task["status"] == "blocked_by_failures"
+    [first, second] = task["steps"]
+    assert (first["current_state"], first["error_type"], first["error_code"]) == (
+        "error",
+        "permanent_error",
+        code,
+    )
+    assert first["error_message"]
+    assert second["current_state"] == "pending"
+    assert (await system.types(task_id))[-2:] == ["step.failed", "task.blocked"]
+    await system.proves_itself()
+
+
+async def test_a_forged_result_that_cannot_be_stored_fails_nothing(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    async with system.unharmed():
+        for result in (b'"\xff"', b'"' + b"x" * RESULT_BYTES_MAX + b'"'):
+            told = encode(taken.outcome("success", lease_token="forged"))
+            await system.say(taken.dispatch.result_subject, told[:-1] + b',"result":%b}' % result)
+    await finish(system, taken)
+
+
+async def test_odd_but_sound_results_reach_their_readers(system: System) -> None:
+    result = {
+        "nul": "a\x00b",
+        "k\x00": [],
+        "😀": "\u2028",
+        "big": 12345678901234567890123,
+        "deep": json.loads("[" * 300 + "]" * 300),
+    }
+    metadata = {"note": "\x00"}
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    await taken.say("success", result=result, metadata=metadata)
+    second = await system.take(NAMESPACE)
+    assert {step: json_of(raw) for step, raw in second.dispatch.dependency_results.items()} == {
+        "first": result
+    }
+    await second.say("success", result="x" * (RESULT_BYTES_MAX - 2))
+    assert (await system.task(task_id))["status"] == "complete"
+    assert await system.client.get_results(task_id) == {
+        "first": result,
+        "second": "x" * (RESULT_BYTES_MAX - 2),
+    }
+    completed = json.loads((await system.history(task_id))[2].data)
+    assert (completed["result"], completed["metadata"]) == (result, metadata)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"started_at_ms": -1},
+        {"duration_ms": -5},
+        {"started_at_ms": 2**70, "duration_ms": 2**70},
+        {"started_at_ms": 10**300},
+    ],
+    ids=str,
+)
+async def test_a_success_stands_whatever_its_clock_says(system: System, times: dict[str, Any]) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    await taken.say("success", result=1, **times)
+    assert (await system.task(task_id))["steps"][0]["current_state"] == "complete"
+    completed = json.loads((await system.history(task_id))[2].data)
+    assert completed.keys().isdisjoint({"started_at_ms", "duration_ms"})
+    await (await system.take(NAMESPACE)).say("success", result=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"),
+    [
+        ({"error_type": "oops"}, {"error_type": "handler_error"}),
+        ({"error_type": "\x00" * 900}, {"error_type": "handler_error"}),
+        ({"error_message": "m" * 500_000}, {"error_message": "m" * (ERROR_MESSAGE_CHARS_MAX - 1) + "…"}),
+        ({"error_code": "c" * 2_000}, {"error_code": "c" * 511 + "…"}),
+        ({"error_message": "a\x00b"}, {"error_message": "a\x00b"}),
+        ({"metadata": {"blob": "x" * RESULT_BYTES_MAX}}, {"metadata": None}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_failure_stands_without_what_is_wrong_with_it(
+    system: System, fields: dict[str, Any], stored: dict[str, Any]
+) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    await taken.say("failure", **{"error_message": "no", "retryable": False, **fields})
+    assert (await system.task(task_id))["status"] == "blocked_by_failures"
+    failed = json.loads((await system.history(task_id))[2].data)
+    assert {key: failed.get(key) for key in stored} == stored
+    await system.proves_itself()
+
+
+async def test_a_failure_may_not_ask_for_a_time_before_now(system: System) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    await taken.say("failure", error_message="no", retry_after_ms=-(2**70))
+    again = await system.take(NAMESPACE)
+    assert again.dispatch.attempt == 2
+    scheduled = json.loads((await system.history(task_id))[2].data)
+    assert (scheduled["delay_source"], scheduled["delay_ms"]) == ("backoff", 0)
+    await again.say("failure", error_message="no", retry_after_ms=2**70)
+    scheduled = json.loads((await system.history(task_id))[-1].data)
+    assert (scheduled["delay_source"], scheduled["delay_ms"]) == ("retry_after", 3_600_000)
+    await system.request("task.cancel", {"task_id": task_id})
+
+
+# -- old tries and repetitions -------------------------------------------------------------------
+
+
+async def test_the_result_of_an_old_try_is_recorded_once_and_changes_nothing(system: System) -> None:
+    task_id, old = await system.started("pair", namespace=NAMESPACE)
+    await old.say("lost", deliveries=2)
+    new = await system.take(NAMESPACE)
+    assert (new.dispatch.attempt, new.dispatch.step_uuid) == (2, old.dispatch.step_uuid)
+    assert new.dispatch.lease_token != old.dispatch.lease_token
+    for _ in range(5):
+        await old.say("success", result="old")
+    # The new number with the old token, and the other way round.
+    async with system.unharmed():
+        await old.say("success", result="forged", attempt=2)
+        await new.say("success", result="forged", attempt=1)
+        await old.say("success", result="forged", attempt=3)
+    await finish(system, new)
+    types = await system.types(task_id)
+    assert types.count("step.result_refused") == 1
+    assert (await system.client.get_results(task_id))["first"] == {"fine": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("started", {"started_at_ms": 1}),
+        ("success", {"result": 1}),
+        ("failure", {"error_message": "no"}),
+        ("failure", {"error_message": "no", "retryable": False}),
+        ("lost", {"deliveries": 2}),
+        ("released", {}),
+    ],
+    ids=str,
+)
+async def test_repetitions_change_nothing(system: System, kind: str, fields: dict[str, Any]) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    await taken.say(kind, **fields)
+    once = await system.types(task_id)
+    async with system.unharmed():
+        told = taken.outcome(kind, **fields)
+        await system.say(taken.dispatch.result_subject, *[told] * 5, [told] * 5)
+        assert await system.types(task_id) == once
+    await system.request("task.cancel", {"task_id": task_id})
+    if kind not in ("started",) and fields.get("retryable", True):
+        # The dispatch that followed: taken, so that no other test meets it.
+        await (await system.take(NAMESPACE)).say("success", result=None)
+
+
+async def test_ten_results_at_once_count_once(system: System) -> None:
+    task_id, taken = await system.started("pair", namespace=NAMESPACE)
+    told = [taken.outcome("success", result=number) for number in range(10)]
+    await asyncio.gather(*(system.publish(taken.dispatch.result_subject, one) for one in told))
+    await system.all_taken()
+    assert (await system.types(task_id)).count("step.completed") == 1
+    await (await system.take(NAMESPACE)).say("success", result=None)
+
+
+# -- quantity ------------------------------------------------------------------------------------
+
+
+async def test_thousands_of_forged_messages_do_not_grow_the_ledger(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    forged = encode(taken.outcome("success", lease_token="forged", result={"x": "y" * 200}))
+    packed = b"[" + b",".join([forged] * 100) + b"]"
+    before = await refused(system)
+    async with system.unharmed():
+        for _ in range(20):
+            await asyncio.gather(
+                *(system.publish(taken.dispatch.result_subject, forged, packed) for _ in range(5))
+            )
+        await system.all_taken()
+        assert await refused(system) == before + 100 * 101
+    await finish(system, taken)
+
+
+async def test_ten_megabytes_never_leave_the_worker(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    payload = encode(taken.outcome("success", result="x" * 10_000_000))
+    async with system.unharmed():
+        with pytest.raises(PayloadTooLarge):
+            system.connection.send(taken.dispatch.result_subject, payload)
+        assert system.connection.connected
+    await finish(system, taken)
+
+
+# -- dispatches that no orchestrator made --------------------------------------------------------
+
+
+async def test_what_is_no_dispatch_is_thrown_away_by_the_worker(system: System) -> None:
+    good = subjects.dispatch("good", "default", "normal")
+    async with system.unharmed():
+        await system.publish(good, b"not json", b"{}", b'{"kind":"dispatch"}', b'{"kind":"success"}', b"\xff")
+    await system.nothing_dispatched("good")

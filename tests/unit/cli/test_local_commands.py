@@ -1,0 +1,205 @@
+"""Commands that need no server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stepweave_orchestrator.cli import reference
+from stepweave_schemas.catalogue import CATALOGUE
+
+from .typed import Type
+
+ROOT = Path(__file__).parents[3]
+GOOD = "namespace: shop\nname: checkout\nversion: 1.0.0\nsteps:\n  - {name: a, handler: h}\n  - {name: b, handler: h, dependencies: [a]}\n"
+BAD = "namespace: shop\nname: checkout\nversion: 1.0.0\nsteps:\n  - {name: a, handler: h, dependencies: [b]}\n  - {name: b, handler: h, dependencies: [a], retrys: 3}\n"
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    page = (ROOT / reference.PAGE).read_text("utf-8")
+    assert page == reference.render(), "run `python -m stepweave_orchestrator.cli.reference`"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`stepweave --help` is quick because of what it leaves out; a check of imports does not depend on the machine."""
+    code = (
+        "import sys, stepweave_orchestrator.cli.app as app\n"
+        "try: app.run(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = ('stepweave', 'stepweave_schemas', 'stepweave_eventstore', 'msgspec', 'nats', 'pydantic',"
+        " 'asyncpg', 'yaml', 'structlog', 'uvloop', 'asyncio')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "dev " in done.stdout and "Exit codes" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_version(stepweave: Type) -> None:
+    from stepweave_orchestrator.version import VERSION
+
+    assert stepweave("--version") == (0, f"{VERSION}\n", "")
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["task"], ["task", "create"], ["task", "list", "-o", "xml"]])
+def test_usage_errors(stepweave: Type, words: list[str]) -> None:
+    answer = stepweave(*words)
+    assert answer.code == 2
+    assert "Usage: stepweave" in answer.out + answer.err
+
+
+def test_validate(stepweave: Type, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    answer = stepweave("template", "validate", str(tmp_path / "good.yaml"))
+    assert (answer.code, answer.out, answer.err) == (0, "", "valid\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(BAD)
+    answer = stepweave("template", "validate", str(tmp_path))
+    assert answer.code == 1
+    lines = answer.out.splitlines()
+    assert any(line.startswith(f"{bad}:") and "CYCLE_DETECTED" in line for line in lines)
+    assert any(line.startswith(f"{bad}:6: UNKNOWN_KEY steps[1].retrys ") for line in lines)
+    problems = json.loads(stepweave("template", "validate", str(bad), "-o", "json").out)
+    assert {"CYCLE_DETECTED", "UNKNOWN_KEY"} <= {problem["code"] for problem in problems}
+    assert stepweave("template", "validate", str(tmp_path / "none.yaml")).code == 2
+    (tmp_path / "empty").mkdir()
+    assert stepweave("template", "validate", str(tmp_path / "empty")).code == 3
+
+
+def test_graph(stepweave: Type, tmp_path: Path) -> None:
+    file = tmp_path / "good.yaml"
+    file.write_text(GOOD)
+    drawing = stepweave("template", "graph", str(file))
+    assert drawing.code == 0 and "│ a │" in drawing.out
+    mermaid = stepweave("template", "graph", str(file), "--format", "mermaid")
+    assert "flowchart TD" in mermaid.out and "s0 --> s1" in mermaid.out
+    file.write_text(BAD)
+    answer = stepweave("template", "graph", str(file))
+    assert answer.code == 1 and "CYCLE_DETECTED" in answer.err
+    assert stepweave("template", "graph", str(tmp_path / "none.yaml")).code == 3
+
+
+def test_catalog(stepweave: Type) -> None:
+    answer = stepweave("events", "catalog")
+    assert answer.code == 0
+    assert [line.split()[0] for line in answer.out.splitlines()[1:]] == list(CATALOGUE)
+    one = stepweave("events", "catalog", "step.failed", "-o", "yaml")
+    assert "failure_reason" in yaml.safe_load(one.out)["schema"]["properties"]
+    assert "emitted when" in stepweave("events", "catalog", "step.failed").out
+    wrong = stepweave("events", "catalog", "step.faild")
+    assert wrong.code == 3 and "step.failed" in wrong.err
+
+
+def test_new_makes_what_runs(stepweave: Type, tmp_path: Path) -> None:
+    folder = tmp_path / "My-First.Flow"
+    answer = stepweave("new", str(folder))
+    assert answer.code == 0
+    assert sorted(Path(line).name for line in answer.out.splitlines()) == [
+        "README.md",
+        "handlers.py",
+        "template.yaml",
+        "test_handlers.py",
+    ]
+    assert stepweave("template", "validate", str(folder)).code == 0
+    assert yaml.safe_load((folder / "template.yaml").read_text())["name"] == "my_first_flow"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_new_refuses(stepweave: Type, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
+    assert stepweave("new", str(taken)).code == 4
+    assert stepweave("new", str(tmp_path / "###")).code == 2
+    assert stepweave("new", str(tmp_path / "x"), "--namespace", "a b").code == 2
+    (tmp_path / "a-file").touch()
+    assert stepweave("new", str(tmp_path / "a-file")).code == 4
+
+
+def test_without_any_server(stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nowhere = "nats://user:secret@127.0.0.1:1"
+    answer = stepweave("task", "list", "--nats-url", nowhere, "--timeout", "0.3")
+    assert answer.code == 5
+    assert answer.err.startswith("stepweave: no NATS server answers") and "secret" not in answer.err
+    answer = stepweave("audit", "verify")
+    assert answer.code == 2 and "DATABASE_URL" in answer.err
+    answer = stepweave("audit", "verify", "--database-url", "postgresql://u:secret@127.0.0.1:1/x")
+    assert answer.code == 5 and "secret" not in answer.err
+    answer = stepweave("migrate", "--database-url", "nonsense://x")
+    assert answer.code != 0 and answer.err.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_comes_from(
+    stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stepweave_orchestrator.cli.app import run
+    from stepweave_orchestrator.cli.errors import CommandError
+
+    monkeypatch.chdir(tmp_path)
+    assert stepweave("audit", "verify").code == 2
+    monkeypatch.setenv("STEPWEAVE_DEBUG", "1")
+    with pytest.raises(CommandError):
+        run(["audit", "verify"])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("asyncpg", ["migrate", "--database-url", "postgresql://x/y"]),
+        ("asyncpg", ["replay", "x", "--database-url", "postgresql://x/y"]),
+        ("asyncpg", ["orchestrator", "run", "--database-url", "postgresql://x/y"]),
+        ("jsonschema_rs", ["orchestrator", "run", "--database-url", "postgresql://x/y"]),
+        ("psutil", ["dev"]),
+    ],
+)
+def test_parts_that_are_not_installed(tmp_path: Path, module: str, words: list[str]) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from stepweave_orchestrator.cli.app import run; run({words!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("stepweave: this needs the ")
+    assert "pip install 'stepweave[" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_demo_without_examples(stepweave: Type, tmp_path: Path) -> None:
+    answer = stepweave("demo", "--examples", str(tmp_path / "none"))
+    assert answer.code == 3 and answer.err.count("\n") == 1
+    answer = stepweave("demo", "--examples", str(tmp_path))
+    assert answer.code == 3 and "no example" in answer.err
+
+
+def test_wrong_examples_are_told_before_anything_starts(stepweave: Type, tmp_path: Path) -> None:
+    example = tmp_path / "one"
+    (example / "inputs").mkdir(parents=True)
+    (example / "template.yaml").write_text(GOOD)
+    (example / "handlers.py").touch()
+    for text, message in (
+        ("{", "truncated"),
+        ('{"expect": "complete"}', "context"),
+        ('{"context": {}, "expects": "complete"}', "expects"),
+        ('{"context": {}, "expect_failed_step": "z"}', "no step 'z'"),
+    ):
+        (example / "inputs" / "x.json").write_text(text)
+        answer = stepweave("demo", "--examples", str(tmp_path))
+        assert answer.code == 1 and message in answer.err and "x.json" in answer.err

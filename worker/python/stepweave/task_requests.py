@@ -1,0 +1,93 @@
+"""Requests of the client: checked and made whole before they leave."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from stepweave_schemas import api
+from stepweave_schemas.api import CREATE_MANY_MAX
+from stepweave_schemas.codec import encode
+from stepweave_schemas.mint import uuid7
+
+from .api_errors import BadRequest
+from .encoding import NotJson, encode_json
+from .tracing import current_traceparent
+
+_CREATE_FIELDS: Final = frozenset(api.CreateTask.__struct_fields__)
+
+
+def checked_id(task_id: str) -> str:
+    """A task id that may stand in a subject; raises `BadRequest`."""
+    if not task_id or not all(one.isalnum() or one in "-_" for one in task_id):
+        raise BadRequest("INVALID_UUID", f"{task_id!r} is no task id")
+    return task_id
+
+
+def create_request(fields: dict[str, Any]) -> api.CreateTask:
+    """The request for a task from the arguments of `Client.create_task`; raises `BadRequest`.
+
+    Its id is minted here, once: a request that is repeated after a time-out is the same task.
+    """
+    unknown = fields.keys() - _CREATE_FIELDS
+    if unknown:
+        raise BadRequest(
+            "BAD_REQUEST",
+            f"a task has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(_CREATE_FIELDS))}",
+        )
+    if not fields.get("name"):
+        raise BadRequest("BAD_REQUEST", "a task needs the name of its template")
+    try:
+        context = encode_json({} if fields.get("context") is None else fields["context"], "context")
+        options = encode_json(dict(fields.get("options") or {}), "options")
+    except NotJson as error:
+        raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
+    if not context.startswith(b"{"):
+        raise BadRequest("BAD_REQUEST", "a task's context is an object")
+    fields = {
+        **fields,
+        "context": msgspec.Raw(context),
+        "options": msgspec.Raw(options),
+        "tags": tuple(fields.get("tags") or ()),
+        "requested_at": _moment(fields.get("requested_at"), "requested_at"),
+        "start_at": _moment(fields.get("start_at"), "start_at"),
+        "task_id": fields.get("task_id") or uuid7(),
+        "traceparent": fields.get("traceparent") or current_traceparent(),
+    }
+    try:
+        return msgspec.convert(fields, api.CreateTask)
+    except msgspec.ValidationError as error:
+        raise BadRequest("BAD_REQUEST", f"a task's request is wrong: {error}") from error
+
+
+def _moment(value: Any, what: str) -> str | None:
+    if not isinstance(value, datetime):
+        return value  # type: ignore[no-any-return]
+    if value.tzinfo is None:
+        raise BadRequest("BAD_REQUEST", f"{what} needs a time zone: {value.isoformat()}")
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def chunks_of(requests: list[api.CreateTask], bytes_max: int) -> list[list[api.CreateTask]]:
+    """Requests in groups that fit into one message of `bytes_max`."""
+    chunks: list[list[api.CreateTask]] = []
+    size = bytes_max + 1
+    for request in requests:
+        more = len(encode(request)) + 1
+        if size + more > bytes_max or len(chunks[-1]) >= CREATE_MANY_MAX:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(request)
+        size += more
+    return chunks
+
+
+async def template_text(template: str | Path) -> tuple[str, str]:
+    """A template's text, and what to call it in messages."""
+    if isinstance(template, Path):
+        return await asyncio.to_thread(template.read_text, "utf-8"), str(template)
+    return template, "<request>"
