@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ class Analytics:
 
     @staticmethod
     def track(what: str, properties: Mapping[str, Any]) -> None:
-        print(f"analytics: {what} {json.dumps(properties)}", flush=True)
+        _say(f"analytics: {what} {json.dumps(properties)}")
 
 
 class SlackNotifier:
@@ -26,7 +27,7 @@ class SlackNotifier:
 
     @staticmethod
     def urgent_alert(text: str) -> None:
-        print(f"slack: {text}", flush=True)
+        _say(f"slack: {text}")
 
 
 class OrderTrackingSubscriber(BaseSubscriber):
@@ -42,6 +43,12 @@ class OrderTrackingSubscriber(BaseSubscriber):
             SlackNotifier.urgent_alert(
                 f"Payment failure for order {event['context'].get('order_id')}: {event['error_message']}"
             )
+
+
+def _say(text: str) -> None:
+    # One write for the whole line: events of different tasks are handled at the same time, in threads.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -58,4 +58,4 @@ RESULT_BYTES_MAX = 256 * 1024
 #: Bound of the ancestors' results that travel inside a dispatch.
 INLINE_RESULTS_BYTES_MAX = 256 * 1024
 #: Bound of the results of ancestors that are not direct dependencies, inside a dispatch.
-INLINE_TRANSITIVE_RESULTS_MAX = 256
+INLINE_TRANSITIVE_RESULTS_MAX = 64

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMESPACE = "raw"
 AT_ONCE = {"max_attempts": 3, "backoff": "none"}
 #: A pair of steps, so that a result has a reader.
-STEPS = [
+STEPS: list[dict[str, Any]] = [
     {"name": "first", "handler": "noop", "retry": AT_ONCE},
     {"name": "second", "handler": "noop", "dependencies": ["first"]},
 ]
@@ -44,7 +44,7 @@ async def finish(system: System, taken: Try) -> None:
     assert (await system.task(taken.dispatch.task_id))["status"] == "complete"
 
 
-async def refused(system: System, count: int = 1) -> int:
+def refused(system: System) -> int:
     """How many messages were refused so far."""
     return system.orchestrator.metrics.messages_refused
 
@@ -76,10 +76,10 @@ async def refused(system: System, count: int = 1) -> int:
 )
 async def test_what_is_no_outcome_is_refused(system: System, payload: bytes) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, payload)
-        assert await refused(system) == before + 1
+        assert refused(system) == before + 1
     await finish(system, taken)
 
 
@@ -128,10 +128,10 @@ async def test_forged_outcomes_of_every_kind_are_refused(system: System, kind: s
     if kind == "success":
         missing = [one for one in missing if one.keys() != good.keys() - {"result"}]
     forged = [{**good, **change} for change in FORGED] + missing
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, *forged)
-        assert await refused(system) == before + len(forged)
+        assert refused(system) == before + len(forged)
         assert (await system.task(task_id))["steps"][0]["current_state"] == "enqueued"
     await finish(system, taken)
 
@@ -158,10 +158,10 @@ async def test_fields_of_the_wrong_type_are_refused(
     system: System, kind: str, fields: dict[str, Any]
 ) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, taken.outcome(kind, **fields))
-        assert await refused(system) == before + 1
+        assert refused(system) == before + 1
     await finish(system, taken)
 
 
@@ -181,16 +181,16 @@ async def test_a_result_must_come_on_the_subject_of_its_task(system: System) -> 
         subjects.result("nowhere", shard, taken.dispatch.task_id),
         subjects.result(NAMESPACE, (shard + 1) % SHARDS, taken.dispatch.task_id),
         subjects.result(NAMESPACE, (shard + 1) % SHARDS, "_"),
-        f"sw.res.ra_x77.{shard}.{taken.dispatch.task_id}.".rstrip(".").replace("ra_x77", "_xff"),
+        f"sw.res._xff.{shard}.{taken.dispatch.task_id}",
         f"sw.cmd.{shard}.{taken.dispatch.task_id}",
         f"sw.cmd.{shard}.x",
         f"sw.cmd.{shard}.a.b.c",
     ]
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         for place in places:
             await system.say(place, good)
-        assert await refused(system) == before + len(places)
+        assert refused(system) == before + len(places)
     await finish(system, taken)
     await finish(system, other)
 
@@ -227,7 +227,7 @@ async def test_a_task_of_another_namespace_cannot_be_reported(system: System) ->
 
 async def test_results_for_tasks_that_are_none(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = await refused(system)
+    before = refused(system)
     unknown = [uuid7() for _ in range(20)]
     async with system.unharmed():
         for task_id in unknown:
@@ -236,7 +236,7 @@ async def test_results_for_tasks_that_are_none(system: System) -> None:
                 subjects.result(NAMESPACE, shard, task_id),
                 taken.outcome("success", task_id=task_id, step_uuid=step_uuid(task_id, "first"), result=1),
             )
-        assert await refused(system) == before + len(unknown)
+        assert refused(system) == before + len(unknown)
     await finish(system, taken)
 
 
@@ -246,11 +246,11 @@ async def test_results_for_tasks_that_are_none(system: System) -> None:
 async def test_an_array_with_one_bad_element_is_refused_as_a_whole(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
     good = taken.outcome("success", result={"fine": True})
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         for bad in (7, None, {**good, "kind": "won"}, {**good, "task_id": "42"}, {**good, "worker_id": ""}):
             await system.say(taken.dispatch.result_subject, [good, bad])
-        assert await refused(system) == before + 5
+        assert refused(system) == before + 5
     await finish(system, taken)
 
 
@@ -266,10 +266,10 @@ async def test_a_forged_element_does_not_harm_the_others(system: System) -> None
 async def test_an_array_has_a_largest_length(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
     good = taken.outcome("success", result={"fine": True})
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, [good] * (RESULTS_PER_MESSAGE_MAX + 1))
-        assert await refused(system) == before + 1
+        assert refused(system) == before + 1
     await system.say(taken.dispatch.result_subject, [good] * RESULTS_PER_MESSAGE_MAX)
     assert (await system.types(taken.dispatch.task_id)).count("step.completed") == 1
     await (await system.take(NAMESPACE)).say("success", result=None)
@@ -286,8 +286,6 @@ async def test_an_array_has_a_largest_length(system: System) -> None:
         (rb'"\ud800"', "RESULT_NOT_STORABLE"),
         (rb'{"\udc00":1}', "RESULT_NOT_STORABLE"),
         (b"1e999", "RESULT_NOT_STORABLE"),
-        (b"[" * 5_000 + b"]" * 5_000, "RESULT_NOT_STORABLE"),
-        (b'{"a":' * 20_000 + b"1" + b"}" * 20_000, "RESULT_NOT_STORABLE"),
         (b'"' + b"x" * RESULT_BYTES_MAX + b'"', "RESULT_TOO_LARGE"),
         (b'"' + b"x" * 900_000 + b'"', "RESULT_TOO_LARGE"),
     ],
@@ -312,6 +310,36 @@ async def test_a_result_that_cannot_be_stored_fails_the_step_for_good(
     assert second["current_state"] == "pending"
     assert (await system.types(task_id))[-2:] == ["step.failed", "task.blocked"]
     await system.proves_itself()
+
+
+async def test_half_a_surrogate_pair_spoils_only_its_own_result(system: System) -> None:
+    """As `JSON.stringify` and `json.dumps` write it."""
+    _, one = await system.started("pair", namespace=NAMESPACE)
+    fields = {"error_message": "half \ud83d pair", "error_code": "\udc00", "metadata": {"a": "\ud800"}}
+    shard = shard_of(one.dispatch.task_id, SHARDS)
+    told = [one.outcome("failure", retryable=False, **fields)]
+    sound = "an escaped one: \\ud800, a pair: 😀"
+    while True:
+        _, other = await system.started("pair", namespace=NAMESPACE)
+        if shard_of(other.dispatch.task_id, SHARDS) == shard:
+            break
+    told.append(other.outcome("success", result=sound))
+    await system.say(subjects.result(NAMESPACE, shard, "_"), json.dumps(told).encode())
+    failed = json.loads((await system.history(one.dispatch.task_id))[2].data)
+    assert (failed["error_message"], failed["error_code"]) == ("half \ufffd pair", "\ufffd")
+    assert "metadata" not in failed
+    assert await system.client.get_results(other.dispatch.task_id) == {"first": sound}
+
+
+async def test_a_result_nested_too_deeply_to_be_read_is_refused(system: System) -> None:
+    _, taken = await system.started("pair", namespace=NAMESPACE)
+    told = encode(taken.outcome("success"))
+    before = refused(system)
+    async with system.unharmed():
+        for deep in (b"[" * 5_000 + b"]" * 5_000, b'{"a":' * 20_000 + b"1" + b"}" * 20_000):
+            await system.say(taken.dispatch.result_subject, told[:-1] + b',"result":%b}' % deep)
+        assert refused(system) == before + 2
+    await finish(system, taken)
 
 
 async def test_a_forged_result_that_cannot_be_stored_fails_nothing(system: System) -> None:
@@ -446,9 +474,6 @@ async def test_repetitions_change_nothing(system: System, kind: str, fields: dic
         await system.say(taken.dispatch.result_subject, *[told] * 5, [told] * 5)
         assert await system.types(task_id) == once
     await system.request("task.cancel", {"task_id": task_id})
-    if kind not in ("started",) and fields.get("retryable", True):
-        # The dispatch that followed: taken, so that no other test meets it.
-        await (await system.take(NAMESPACE)).say("success", result=None)
 
 
 async def test_ten_results_at_once_count_once(system: System) -> None:
@@ -467,14 +492,14 @@ async def test_thousands_of_forged_messages_do_not_grow_the_ledger(system: Syste
     _, taken = await system.started("pair", namespace=NAMESPACE)
     forged = encode(taken.outcome("success", lease_token="forged", result={"x": "y" * 200}))
     packed = b"[" + b",".join([forged] * 100) + b"]"
-    before = await refused(system)
+    before = refused(system)
     async with system.unharmed():
-        for _ in range(20):
+        for _ in range(6):
             await asyncio.gather(
                 *(system.publish(taken.dispatch.result_subject, forged, packed) for _ in range(5))
             )
         await system.all_taken()
-        assert await refused(system) == before + 100 * 101
+        assert refused(system) == before + 30 * 101
     await finish(system, taken)
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import _copy_with_owners
-from tests.unit.cli.typed import PATIENCE_SECONDS, Program, clean_environment, until
+from tests.unit.cli.typed import (
+    PATIENCE_SECONDS,
+    Answer,
+    Program,
+    Type,
+    clean_environment,
+    typing_here,
+    until,
+)
 
 from stepweave_orchestrator.cli.dev import GRACE_SECONDS
 
@@ -85,16 +93,28 @@ def shop(folder: Path) -> None:
     (folder / "handlers.py").write_text(_HANDLERS)
 
 
-def task(start: Start, folder: str, *words: str) -> str:
-    """Start a task with the CLI; its id."""
-    created = start(folder, "task", "create", "shop/pay", *words, "-o", "json")
-    assert created.popen.wait(PATIENCE_SECONDS) == 0, created.err
+@pytest.fixture
+def stepweave(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Type:
+    """Type a command in one of the folders, named first."""
+    type_command = typing_here(capfd, monkeypatch)
+
+    def in_folder(folder: str, *words: str) -> Answer:
+        monkeypatch.chdir(tmp_path / folder)
+        return type_command(*words)
+
+    return in_folder
+
+
+def pay(stepweave: Type, folder: str, *words: str) -> str:
+    """Start a task; its id."""
+    created = stepweave(folder, "task", "create", "shop/pay", "-s", "card=ok", *words, "-o", "json")
+    assert created.code == 0, created.err
     found: str = json.loads(created.out)["task_uuid"]
     return found
 
 
 def test_two_devs_side_by_side_each_with_its_own_tasks(
-    start: Start, tmp_path: Path, cluster: Callable[..., None]
+    start: Start, stepweave: Type, tmp_path: Path, cluster: Callable[..., None]
 ) -> None:
     for name in ("one", "two"):
         shop(tmp_path / name)
@@ -104,29 +124,27 @@ def test_two_devs_side_by_side_each_with_its_own_tasks(
     one.wait_for(READY)
     two.wait_for(READY)
     assert "2 processes" in two.out
-    first, second = task(start, "one", "-s", "card=ok", "-w"), task(start, "two", "-s", "card=ok", "-w")
+    first, second = pay(stepweave, "one", "-w"), pay(stepweave, "two", "-w")
     for folder, known, unknown in (("one", first, second), ("two", second, first)):
-        seen = start(folder, "task", "get", known)
-        assert seen.popen.wait(PATIENCE_SECONDS) == 0
-        assert start(folder, "task", "get", unknown).popen.wait(PATIENCE_SECONDS) == 3
+        assert stepweave(folder, "task", "get", known).code == 0
+        assert stepweave(folder, "task", "get", unknown).code == 3
     assert one.end(signal.SIGINT) == 0
     assert "stopped; the data stays" in one.err and "Traceback" not in one.err
     one.assert_gone()
-    assert task(start, "two", "-s", "card=ok", "-w")
+    assert pay(stepweave, "two", "-w")
     assert two.end(signal.SIGTERM) == 0
     two.assert_gone()
 
 
 def test_whatever_ends_it_nothing_is_left_but_the_data(
-    start: Start, tmp_path: Path, cluster: Callable[..., None]
+    start: Start, stepweave: Type, tmp_path: Path, cluster: Callable[..., None]
 ) -> None:
     shop(tmp_path / "a")
     cluster("a")
     dev = start("a", "dev", "handlers", "-t", "template.yaml", STEPWEAVE_LEASE_MS="1000")
     dev.wait_for(READY)
-    task_id = task(start, "a", "-s", "card=ok", "-s", "hang=true")
-    watching = start("a", "task", "watch", task_id)
-    watching.wait_for("step.started")
+    task_id = pay(stepweave, "a", "-s", "hang=true")
+    until(lambda: "step.started" in stepweave("a", "events", "list", task_id).out, "the hanging step")
     # A handler hangs: the first signal waits for it, the second does not.
     dev.send(signal.SIGINT)
     dev.wait_for("stopping …")
@@ -134,9 +152,8 @@ def test_whatever_ends_it_nothing_is_left_but_the_data(
     dev.wait_for("stopping at once")
     assert dev.popen.wait(GRACE_SECONDS) == 0
     dev.assert_gone()
-    watching.end()
 
-    again = start("a", "dev", "handlers", "-t", "template.yaml", STEPWEAVE_LEASE_MS="1000")
+    again = start("a", "dev", "handlers", STEPWEAVE_LEASE_MS="1000")
     again.wait_for(READY)
     again.send(signal.SIGKILL)
     again.popen.wait(PATIENCE_SECONDS)
@@ -144,8 +161,7 @@ def test_whatever_ends_it_nothing_is_left_but_the_data(
 
     last = start("a", "dev")
     last.wait_for(READY)
-    seen = start("a", "task", "get", task_id, "-o", "json")
-    assert seen.popen.wait(PATIENCE_SECONDS) == 0
+    seen = stepweave("a", "task", "get", task_id, "-o", "json")
     assert json.loads(seen.out)["completed_steps"] == 1
     assert last.end() == 0
     last.assert_gone()
@@ -162,12 +178,16 @@ def test_ctrl_c_while_it_starts(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("handlers", "template", "words", "code", "text"),
+    ("files", "words", "code", "text"),
     [
-        ("boom()\n", _TEMPLATE, ["handlers"], 1, "handlers.py:1"),
-        ("x = 1\n", _TEMPLATE, ["handlers"], 1, "@step_handler"),
-        (_HANDLERS, _TEMPLATE, ["no_such_module"], 3, "no_such_module"),
-        (_HANDLERS, _TEMPLATE.replace("handler: shop_ship", "handlr: x"), ["handlers"], 1, "template.yaml:6"),
+        ({"handlers.py": "boom()\n"}, ["handlers"], 1, "handlers.py:1"),
+        (
+            {"template.yaml": "steps: []\nnam: x\n"},
+            ["-t", "template.yaml"],
+            1,
+            "template.yaml:2: UNKNOWN_KEY nam",
+        ),
+        ({}, ["-t", "nowhere.yaml"], 2, "nowhere.yaml"),
     ],
 )
 def test_what_cannot_run_is_said_in_a_sentence(
@@ -175,48 +195,41 @@ def test_what_cannot_run_is_said_in_a_sentence(
     tmp_path: Path,
     database_url: str,
     nats_url: str,
-    handlers: str,
-    template: str,
+    files: dict[str, str],
     words: list[str],
     code: int,
     text: str,
 ) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    (folder / "handlers.py").write_text(handlers)
-    (folder / "template.yaml").write_text(template)
-    servers = {"DATABASE_URL": database_url, "NATS_URL": nats_url}
-    dev = start("a", "dev", *words, "-t", "template.yaml", **servers)
+    (tmp_path / "a").mkdir()
+    for name, content in files.items():
+        (tmp_path / "a" / name).write_text(content)
+    dev = start("a", "dev", *words, DATABASE_URL=database_url, NATS_URL=nats_url)
     assert dev.popen.wait(PATIENCE_SECONDS) == code, dev.err
     assert text in dev.err and "Traceback" not in dev.err
     dev.assert_gone()
 
 
-def test_existing_servers_are_used(start: Start, tmp_path: Path, database_url: str, nats_url: str) -> None:
+def test_existing_servers_are_used(
+    start: Start, stepweave: Type, tmp_path: Path, database_url: str, nats_url: str
+) -> None:
     shop(tmp_path / "a")
     servers = {"DATABASE_URL": database_url, "NATS_URL": nats_url}
     dev = start("a", "dev", "handlers", "-t", "template.yaml", **servers)
     dev.wait_for(READY)
     assert not (tmp_path / "a" / ".data" / "postgres").exists()
     assert len(dev.family()) == 2  # itself and a worker
-    assert task(start, "a", "-s", "card=ok", "-w")
+    assert pay(stepweave, "a", "-w")
+    # A second one beside it, with a template that is registered with other content, and one without handlers.
     (tmp_path / "a" / "template.yaml").write_text(_TEMPLATE.replace("max_attempts: 2", "max_attempts: 3"))
-    beside = start("a", "dev", "-t", "template.yaml", "--data-dir", ".other", **servers)
-    beside.wait_for(READY)
-    assert "differs from the registered shop/pay:1.0.0" in beside.err
+    (tmp_path / "a" / "other.yaml").write_text(
+        _TEMPLATE.replace("pay", "gift").replace("shop_ship", "shop_wrap")
+    )
+    beside = start("a", "dev", "handlers", "-t", ".", "--data-dir", ".other", **servers)
+    beside.wait_for("shop/gift:1.0.0, step ship: no handler is named 'shop_wrap' in handlers")
+    assert "template.yaml differs from the registered shop/pay:1.0.0" in beside.err
     for program in (beside, dev):
         assert program.end() == 0
         program.assert_gone()
-
-
-def test_handlers_that_no_worker_has_are_told(
-    start: Start, tmp_path: Path, database_url: str, nats_url: str
-) -> None:
-    shop(tmp_path / "a")
-    (tmp_path / "a" / "template.yaml").write_text(_TEMPLATE.replace("shop_ship", "shop_shop"))
-    dev = start("a", "dev", "handlers", "-t", "template.yaml", DATABASE_URL=database_url, NATS_URL=nats_url)
-    dev.wait_for("step ship: no handler is named 'shop_shop' in handlers")
-    assert dev.end() == 0
 
 
 def example(folder: Path, **inputs: dict[str, object]) -> None:
@@ -227,45 +240,46 @@ def example(folder: Path, **inputs: dict[str, object]) -> None:
         (folder / "inputs" / f"{name}.json").write_text(json.dumps(content))
 
 
-def test_demo(start: Start, tmp_path: Path) -> None:
+def test_demo_runs_the_examples_as_shipped(start: Start, cluster: Callable[..., None]) -> None:
+    cluster(".", ".data/demo")
+    demo = start(".", "demo")
+    assert demo.popen.wait(PATIENCE_SECONDS) == 0, demo.err
+    demo.assert_gone()
+    stories = {story.split()[0]: story for story in demo.out.split("\n== ")[1:]}
+    assert "step.retry_scheduled" in stories["ecommerce_checkout/gateway_timeout"]
+    assert "task.completed" in stories["ecommerce_checkout/gateway_timeout"]
+    assert "task.blocked" in stories["ecommerce_checkout/card_declined"]
+    assert stories["ecommerce_checkout/paid"].count("step.completed") == 5
+    assert {title.partition("/")[0] for title in stories} >= {"order_fulfilment", "user_registration"}
+    assert demo.err.count(", as expected") == len(stories)
+
+
+def test_demo_fails_where_a_run_does_not_end_as_it_says(
+    start: Start, tmp_path: Path, database_url: str, nats_url: str
+) -> None:
     example(
         tmp_path / "examples" / "shop",
-        success={"description": "all is well", "context": {"card": "ok"}},
-        declined={
-            "description": "the card is declined",
-            "context": {"card": "declined"},
-            "expect": "blocked_by_failures",
-            "expect_failed_step": "charge",
-        },
-        timeout={"context": {"card": "slow"}, "expect": "complete"},
+        right={"context": {"card": "slow"}},
+        status={"context": {"card": "declined"}, "expect": "complete"},
+        step={"context": {"card": "ok"}, "expect_failed_step": "ship"},
+        slow={"context": {"card": "ok", "hang": True}},
     )
-    demo = start(".", "demo", "--examples", "examples")
-    assert demo.popen.wait(PATIENCE_SECONDS) == 0, demo.err
-    stories = {story.split()[0]: story for story in demo.out.split("== ")[1:]}
-    assert list(stories) == ["shop/declined", "shop/success", "shop/timeout"]
-    assert "step.retry_scheduled" in stories["shop/timeout"] and "send" not in stories["shop/timeout"]
-    assert "task.blocked" in stories["shop/declined"] and "the card was declined" in stories["shop/declined"]
-    assert stories["shop/success"].count("step.completed") == 2
-    assert "shop/success: complete, as expected" in demo.err
-    assert (tmp_path / ".data" / "demo" / "postgres").is_dir()
-    assert not demo.left()
-
-    # The same folder again; and an example that does not end as it says.
-    wrong = tmp_path / "examples" / "shop" / "inputs" / "success.json"
-    wrong.write_text('{"context": {"card": "declined"}, "expect": "complete"}')
-    demo = start(".", "demo", "--examples", "examples")
-    assert demo.popen.wait(PATIENCE_SECONDS) == 1
-    assert "NOT AS EXPECTED: it should be complete, and is blocked_by_failures" in demo.out
+    demo = start(
+        ".", "demo", "--examples", "examples", "--timeout", "2", DATABASE_URL=database_url, NATS_URL=nats_url
+    )
+    assert demo.popen.wait(PATIENCE_SECONDS) == 1, demo.err
+    assert "shop/right: complete, as expected" in demo.err
+    assert "shop/status: blocked_by_failures, NOT AS EXPECTED: it should be complete" in demo.err
+    assert "shop/step: complete, NOT AS EXPECTED: its step ship should have failed" in demo.err
+    assert "shop/slow: unfinished, NOT AS EXPECTED: it did not end within 2 s" in demo.err
+    assert demo.out.count("NOT AS EXPECTED") == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_is_interrupted(
-    start: Start, tmp_path: Path, number: signal.Signals, cluster: Callable[..., None]
-) -> None:
+def test_demo_is_interrupted(start: Start, tmp_path: Path, cluster: Callable[..., None]) -> None:
     example(tmp_path / "examples" / "shop", hang={"context": {"card": "ok", "hang": True}})
     cluster(".", ".data/demo")
     demo = start(".", "demo", "--examples", "examples")
     demo.wait_for("step.started")
-    assert demo.end(number) == 130
+    assert demo.end(signal.SIGINT) == 130
     demo.assert_gone()
     assert "stopped; nothing runs any more" in demo.err and "Traceback" not in demo.err

@@ -162,7 +162,7 @@ def test_production(stepweave: Type, start: Programs, database_url: str) -> None
 
     def owners() -> str:
         found = json.loads(stepweave("doctor", "-o", "json").out)
-        return next(one["found"] for one in found if one["what"] == "orchestrators")
+        return next(str(one["found"]) for one in found if one["what"] == "orchestrators")
 
     until(lambda: owners().startswith("2 alive (first, second), 3 shards"), "two owners of shards")
     assert orchestrator.end(signal.SIGTERM) == 0
@@ -200,7 +200,7 @@ def test_production(stepweave: Type, start: Programs, database_url: str) -> None
     run_alone(
         execute(
             database_url,
-            "ALTER TABLE stepweave.events DISABLE TRIGGER USER",
+            "ALTER TABLE stepweave.events DISABLE TRIGGER events_are_immutable",
             f"UPDATE stepweave.events SET actor = 'nobody' WHERE task_id = '{task['task_uuid']}' AND version = 2",
         )
     )
@@ -226,11 +226,20 @@ def test_a_worker_on_its_own(stepweave: Type, start: Programs) -> None:
     assert orchestrator.end(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_workers_that_cannot_start(stepweave: Type, start: Programs, processes: str) -> None:
+@pytest.mark.parametrize(
+    ("processes", "module", "code", "text"),
+    [
+        ("1", "nothing_here", 3, "nothing_here"),
+        ("1", "empty", 1, "@step_handler"),
+        ("2", "broken", 1, "broken.py:1"),
+    ],
+)
+def test_workers_that_cannot_start(
+    stepweave: Type, start: Programs, processes: str, module: str, code: int, text: str
+) -> None:
     Path("broken.py").write_text("boom()\n")
-    for module, code, text in (("broken", 1, "broken.py:1"), ("nothing_here", 3, "nothing_here")):
-        worker = start("worker", "run", module, "--processes", processes)
-        assert worker.popen.wait(PATIENCE_SECONDS) == code
-        assert text in worker.err and "Traceback" not in worker.err
-        worker.assert_gone()
+    Path("empty.py").touch()
+    worker = start("worker", "run", module, "--processes", processes)
+    assert worker.popen.wait(PATIENCE_SECONDS) == code
+    assert text in worker.err and "Traceback" not in worker.err
+    worker.assert_gone()

@@ -157,7 +157,7 @@ class Script:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.lines: list[str] = []
+        self.output: list[str] = []
 
     @classmethod
     async def start(cls, nats_url: str) -> Script:
@@ -175,13 +175,20 @@ class Script:
     async def says(self, count: int) -> list[str]:
         """Its first `count` reactions, sorted."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(WAIT_SECONDS):
-            while len(self.lines) < count:
-                line = (await self._process.stdout.readline()).decode()
-                assert line, f"the subscriber ended after {self.lines}"
-                if line.startswith(("analytics: ", "slack: ")):
-                    self.lines.append(line.rstrip())
-        return sorted(self.lines)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while len(self.reactions) < count:
+                    line = (await self._process.stdout.readline()).decode()
+                    assert line, f"the subscriber ended: {self.output}"
+                    self.output.append(line)
+        except TimeoutError:
+            raise AssertionError(f"it said only: {''.join(self.output)}") from None
+        return sorted(self.reactions)
+
+    @property
+    def reactions(self) -> list[str]:
+        """What it said that is no log."""
+        return [line.rstrip() for line in self.output if line.startswith(("analytics: ", "slack: "))]
 
     async def stop(self) -> None:
         """End it as Ctrl-C does; it must end well and say nothing more."""
@@ -189,7 +196,7 @@ class Script:
         async with asyncio.timeout(WAIT_SECONDS):
             rest, _ = await self._process.communicate()
         assert self._process.returncode == 0
-        assert "analytics: " not in rest.decode()
+        assert "analytics: " not in rest.decode() and "slack: " not in rest.decode()
 
     async def kill(self) -> None:
         if self._process.returncode is None:

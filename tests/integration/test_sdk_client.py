@@ -177,6 +177,12 @@ async def test_refusals_are_typed(client: Client) -> None:
         await client.create_task("order", context=[1])
     with pytest.raises(BadRequest, match=r"not JSON: context\.when"):
         await client.create_task("order", context={"when": object()})
+    with pytest.raises(BadRequest, match="options is an object"):
+        await client.create_task("order", options=[1])  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="tags is a list of texts"):
+        await client.create_task("order", tags="a")
+    with pytest.raises(BadRequest, match=r"a task has no colour; it has .*context"):
+        await client.create_tasks([{"name": "order", "colour": 1}])
     with pytest.raises(BadRequest, match="start_at needs a time zone"):
         await client.create_task("order", start_at=datetime(2030, 1, 1))
     with pytest.raises(BadRequest, match="over the server's limit"):

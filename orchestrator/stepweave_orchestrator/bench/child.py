@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -164,6 +164,19 @@ async def running(
         yield child
     finally:
         await child.stop()
+
+
+async def all_running(stack: AsyncExitStack, programs: Sequence[Program]) -> list[Child]:
+    """Children that are started side by side and live as long as `stack`; raises `ChildFailed`."""
+    started = await asyncio.gather(
+        *(stack.enter_async_context(running(program)) for program in programs), return_exceptions=True
+    )
+    children: list[Child] = []
+    for one in started:
+        if isinstance(one, BaseException):
+            raise one
+        children.append(one)
+    return children
 
 
 async def run_to_end(program: Program, *, timeout_seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-from .child import Program, running
+from .child import Program, all_running
 from .installing import PeerFolder, PeerMissing, peer_program
 from .peers import Peer, PeerPlace
 
@@ -31,22 +31,18 @@ async def running_dbos(place: PeerPlace) -> AsyncIterator[Peer]:
             raise PeerMissing(f"{NAME} is not installed yet: run `stepweave bench` once without --quick")
         await folder.install_with_pip(PACKAGES)
     dsn = await _create_database(place.dsn)
+    programs = [
+        Program(
+            name=f"the {NAME} application",
+            command=[str(folder.python), str(program)],
+            folder=folder.path,
+            log=place.logs / f"{KEY}-{number}.log",
+            environment={"BENCH_DATABASE_URL": dsn, "BENCH_EXECUTOR": f"bench-{number}"},
+        )
+        for number in range(1, PROCESSES + 1)
+    ]
     async with AsyncExitStack() as stack:
-        # One after the other: the first one makes the tables.
-        processes = [
-            await stack.enter_async_context(
-                running(
-                    Program(
-                        name=f"the {NAME} application",
-                        command=[str(folder.python), str(program)],
-                        folder=folder.path,
-                        log=place.logs / f"{KEY}-{number}.log",
-                        environment={"BENCH_DATABASE_URL": dsn, "BENCH_EXECUTOR": f"bench-{number}"},
-                    )
-                )
-            )
-            for number in range(1, PROCESSES + 1)
-        ]
+        processes = await all_running(stack, programs)
         settings = await processes[0].ask({"measure": "settings"}, timeout_seconds=_TIMEOUT_SECONDS)
         settings["processes"] = f"1 for latency, {PROCESSES} for bursts"
         yield Peer(NAME, processes, {"postgres": [place.postgres_pid]}, settings)

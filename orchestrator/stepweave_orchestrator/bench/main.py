@@ -57,11 +57,10 @@ def main_bench(json_file: Path | None, quick: bool) -> int:
         if json_file is not None:
             _check_writable(json_file)
         with own_folder(Path.cwd() / ".data" / "bench") as folder:
-            measured = _measure(folder, QUICK if quick else FULL, say)
-        found = figures(measured, quick=quick)
-        print_report(found, Console())
-        if json_file is not None:
-            json_file.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+            found = figures(_measure(folder, QUICK if quick else FULL, say), quick=quick)
+            print_report(found, Console())
+            if json_file is not None:
+                json_file.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (BenchFailed, OSError) as error:
@@ -137,7 +136,7 @@ def own_folder(folder: Path) -> Iterator[Path]:
 
 
 def _check_writable(path: Path) -> None:
-    """Say before the long run, not after it, that a file cannot be written; raises `OSError`."""
+    """Say before the long run, not after it, that a file cannot be written; raises `BenchFailed`."""
     if path.is_dir():
         raise BenchFailed(f"{path} is a folder: name a file.")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):

@@ -69,4 +69,6 @@ def demo(
         raise typer.Exit(ExitCode.INTERRUPTED)
     if not good:
         raise CommandError("some run did not end as its example says: see above", ExitCode.FAILED)
-    progress(f"every run ended as its example says; what to read next: {folder}/*/README.md")
+    here = Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    progress(f"every run ended as its example says; what to read next: {shown}/*/README.md")

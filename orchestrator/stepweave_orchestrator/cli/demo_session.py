@@ -22,7 +22,8 @@ from .output import print_table, progress, say, status_text, stdout
 from .stack import places_of, running_stack, running_workers
 from .worker_processes import WorkerSettings
 
-GRACE_SECONDS = 5.0
+#: Handlers of examples are quick.
+GRACE_SECONDS = 2.0
 
 
 @dataclass(slots=True)

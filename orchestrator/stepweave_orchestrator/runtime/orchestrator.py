@@ -73,7 +73,7 @@ class Orchestrator:
             give_up_seconds=30.0,
             may_send=lambda: self.leases.any_certain(),
         )
-        self.streams = Streams(settings, connection)
+        self.streams = Streams(settings, connection, self.shard_count)
         self.templates = TemplateCatalogue(store)
         self.loader = ActorLoader(store, self.templates, self.shard_count)
         self.timers = Timers(self._on_due)
@@ -95,7 +95,9 @@ class Orchestrator:
         self.projector.actors = self.owner.actors
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
         self.owner.publish_tail = self._publish_tail
-        self.service = OwnerService(settings, connection, self.owner, self.templates, self.metrics)
+        self.service = OwnerService(
+            settings, connection, self.owner, self.templates, self.metrics, self.shard_count
+        )
         self.router = ShardRouter(connection, self.owner, self.service)
         self.operations = Operations(
             settings,

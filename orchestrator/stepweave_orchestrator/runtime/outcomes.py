@@ -8,6 +8,8 @@ permanent failure that says why. Whether the try is current and its token right 
 
 from __future__ import annotations
 
+import re
+import secrets
 from typing import Final
 
 import msgspec
@@ -23,10 +25,16 @@ TEXT_CHARS_MAX: Final = 512
 #: The last moment that can be shown, and the longest duration: the end of the year 9999.
 MOMENT_MS_MAX: Final = 253_402_300_799_999
 
+#: An escaped half of a surrogate pair that stands alone, after any number of escaped backslashes.
+_HALF_A_PAIR: Final = re.compile(
+    rb"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
 
 def read_outcomes(payload: bytes, address: subjects.ResultAddress) -> list[result.AnyOutcome]:
     """The outcomes of one message on a result subject, ready for their actors; raises `MessageError`."""
-    outcomes = decode_outcomes(payload)
+    outcomes = _decoded(payload)
     if not outcomes:
         raise MessageError("an empty array")
     if len(outcomes) > result.RESULTS_PER_MESSAGE_MAX:
@@ -50,6 +58,32 @@ def not_storable(outcome: result.AnyOutcome, why: str, code: str = "RESULT_NOT_S
         error_message=why[: result.ERROR_MESSAGE_CHARS_MAX],
         retryable=False,
     )
+
+
+def _decoded(payload: bytes) -> list[result.AnyOutcome]:
+    """As `decode_outcomes`, also where somebody's encoder has let half a surrogate pair pass, as many do."""
+    try:
+        return decode_outcomes(payload)
+    except MessageError:
+        mark = secrets.token_hex(16)
+        mended = _HALF_A_PAIR.sub(rb"\g<1>" + mark.encode(), payload)
+        if mended == payload:
+            raise
+        return [_unmarked(outcome, mark) for outcome in decode_outcomes(mended)]
+
+
+def _unmarked(outcome: result.AnyOutcome, mark: str) -> result.AnyOutcome:
+    if isinstance(outcome, result.Success):
+        if mark.encode() in bytes(outcome.result) or mark.encode() in bytes(outcome.metadata):
+            return not_storable(outcome, "the result has half a surrogate pair, which is no text")
+    elif isinstance(outcome, result.Failure):
+        return msgspec.structs.replace(
+            outcome,
+            error_message=outcome.error_message.replace(mark, "\ufffd"),
+            error_code=None if outcome.error_code is None else outcome.error_code.replace(mark, "\ufffd"),
+            metadata=NO_RAW if mark.encode() in bytes(outcome.metadata) else outcome.metadata,
+        )
+    return outcome
 
 
 def _checked(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> result.AnyOutcome:

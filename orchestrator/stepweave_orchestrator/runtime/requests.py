@@ -23,7 +23,7 @@ from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
 from stepweave_schemas.events import TaskCreated, TemplateRegistered
-from stepweave_schemas.identity import template_stream_id
+from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 
 from .actors import Actor, TaskActor
 from .metrics import Metrics
@@ -39,6 +39,8 @@ REQUEST_SECONDS_MAX = 10.0
 OWNER_RETRY_SECONDS = 0.1
 #: Requests from other orchestrators under way at the same time.
 CONCURRENT_REQUESTS_MAX = 5_000
+#: Of what is wrong with a malformed request this much is told.
+ERROR_CHARS_MAX = 2_000
 
 
 class _OwnerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
@@ -106,9 +108,11 @@ class OwnerService:
         owner: OwnerLoop,
         templates: TemplateCatalogue,
         metrics: Metrics,
+        shard_count: int,
     ) -> None:
         self._settings = settings
         self._connection = connection
+        self._shard_count = shard_count
         self._owner = owner
         self._templates = templates
         self._metrics = metrics
@@ -129,6 +133,9 @@ class OwnerService:
             await subscription.unsubscribe()
 
     def _on_message(self, shard: int, message: Msg) -> None:
+        if not message.reply:
+            log.warning("a request of nobody was dropped", shard=shard, size_bytes=len(message.data))
+            return
         if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
             self._connection.send(message.reply, encode(_backpressure().body()))
             return
@@ -138,19 +145,32 @@ class OwnerService:
 
     async def _answer(self, shard: int, message: Msg) -> None:
         try:
-            answer = await self.handle(shard, _decoder.decode(message.data))
+            answer = await self.handle(shard, self._read(shard, message.data))
+            if len(answer) > self._connection.max_payload_bytes:
+                raise ApiError(
+                    "INTERNAL_ERROR", f"the answer has {len(answer)} bytes, more than NATS carries here"
+                )
         except ShardMoved:
             answer = encode(ApiError("SERVICE_UNAVAILABLE", "the shard is changing hands").body())
         except ApiError as error:
             answer = encode(error.body())
-        except msgspec.MsgspecError as error:
-            answer = encode(ApiError("BAD_REQUEST", str(error)).body())
         except Exception:
             log.exception("a request failed", shard=shard)
             answer = encode(
                 ApiError("INTERNAL_ERROR", "the request failed; the orchestrator's log has more").body()
             )
         self._connection.send(message.reply, answer)
+
+    def _read(self, shard: int, payload: bytes) -> OwnerRequest:
+        """A request of another orchestrator; raises `ApiError` where it is none for this shard."""
+        try:
+            request = _decoder.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ApiError("BAD_REQUEST", str(error)[:ERROR_CHARS_MAX]) from None
+        for stream_id in _stream_ids(request):
+            if not is_uuid(stream_id) or shard_of(stream_id, self._shard_count) != shard:
+                raise ApiError("BAD_REQUEST", f"{stream_id[:100]!r} is no stream of shard {shard}")
+        return request
 
     async def handle(self, shard: int, request: OwnerRequest) -> bytes:
         """Carry a request out; returns the answer's JSON. Raises `ApiError` or `ShardMoved`."""
@@ -203,6 +223,10 @@ class OwnerService:
 
     async def _creation(self, shard: int, request: Create) -> Work:
         created = request.created
+        try:
+            plan = await self._templates.plan(created.template)
+        except LookupError as error:
+            raise ApiError("NOT_FOUND", str(error.args[0])) from None
         return Work(
             stream_id=request.stream_id,
             shard=shard,
@@ -212,7 +236,7 @@ class OwnerService:
             actor_name=f"api:{created.initiator}" if created.initiator else "api",
             finish=_unset,
             fresh=not request.known_identity,
-            seed=await self._templates.plan(created.template),
+            seed=plan,
         )
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
@@ -339,6 +363,15 @@ class ShardRouter:
             return answer.data
 
 
+def _stream_ids(request: OwnerRequest) -> list[str]:
+    """The streams that a request is about."""
+    if isinstance(request, CreateSeveral):
+        return [task.stream_id for task in request.tasks]
+    if isinstance(request, Register):
+        return [template_stream_id(request.registered.namespace, request.registered.name)]
+    return [request.stream_id]
+
+
 def read_error(payload: bytes) -> ApiError:
     """The error that an answer carries."""
     body = msgspec.json.decode(payload)["error"]
@@ -394,8 +427,9 @@ def _answer_results(actor: Actor, request: Results) -> bytes:
         text = state.steps[numbers[offset]].result
         if text is None:
             continue
-        size_bytes += len(text.encode())
+        name = plan.steps[numbers[offset]].name
+        size_bytes += len(text.encode()) + len(name.encode())
         if results and size_bytes > INLINE_RESULTS_BYTES_MAX:
             return encode(api.ResultsReply(results=results, next_offset=offset))
-        results[plan.steps[numbers[offset]].name] = msgspec.Raw(text)
+        results[name] = msgspec.Raw(text)
     return encode(api.ResultsReply(results=results))

@@ -44,9 +44,10 @@ class StreamsUnavailable(NotConnected):
 class Streams:
     """Makes sure of streams and consumers; remembers what it has seen since the last reconnect."""
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, shard_count: int) -> None:
         self._settings = settings
         self._connection = connection
+        self._shard_count = shard_count
         self._stamps: dict[str, str] = {}
         self._queues: set[tuple[str, str]] = set()
         self._lock = asyncio.Lock()
@@ -70,7 +71,12 @@ class Streams:
         await self._ensure_stream(
             StreamConfig(
                 name=subjects.CMD_STREAM,
-                subjects=list(subjects.CMD_STREAM_SUBJECTS),
+                # No wider than what is read: a work queue would keep for ever what nobody takes.
+                subjects=[
+                    subject
+                    for shard in range(self._shard_count)
+                    for subject in subjects.command_filters(shard)
+                ],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
                 duplicate_window=DUPLICATE_WINDOW_SECONDS,

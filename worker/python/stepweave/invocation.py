@@ -29,7 +29,7 @@ class HandlerDefinitionError(ConfigurationError):
 class Invocation:
     """A handler that is ready to be called with a context."""
 
-    __slots__ = ("_call", "description", "is_async", "kind", "name", "source", "target", "version")
+    __slots__ = ("_call", "description", "is_async", "kind", "name", "reads", "source", "target", "version")
 
     def __init__(
         self,
@@ -40,8 +40,11 @@ class Invocation:
         target: object,
         is_async: bool,
         call: Callable[[StepContext], Any],
+        reads: frozenset[str] | None = None,
     ) -> None:
         self.name = name
+        #: The steps whose results it can read; `None` where it gets the context, and with it all of them.
+        self.reads = reads
         self.version = version
         #: `function`, `class` or `object`.
         self.kind = kind
@@ -158,6 +161,7 @@ def _of_function(target: Callable[..., Any], name: str | None, method: str) -> I
         def call(context: StepContext) -> Any:
             return target(**{parameter: fill(context) for parameter, fill in fills})
 
+    gets_context = passes_context or any(fill is _the_context for _, fill in fills)
     function = target if inspect.isroutine(target) else type(target).__call__
     return Invocation(
         name=name,
@@ -166,6 +170,9 @@ def _of_function(target: Callable[..., Any], name: str | None, method: str) -> I
         target=target,
         is_async=inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function),
         call=call,
+        reads=None
+        if gets_context
+        else frozenset(dependency.step for dependency in notes.dependencies.values()),
     )
 
 

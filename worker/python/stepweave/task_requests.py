@@ -43,16 +43,20 @@ def create_request(fields: dict[str, Any]) -> api.CreateTask:
         raise BadRequest("BAD_REQUEST", "a task needs the name of its template")
     try:
         context = encode_json({} if fields.get("context") is None else fields["context"], "context")
-        options = encode_json(dict(fields.get("options") or {}), "options")
+        options = encode_json(fields.get("options") or {}, "options")
     except NotJson as error:
         raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
-    if not context.startswith(b"{"):
-        raise BadRequest("BAD_REQUEST", "a task's context is an object")
+    for what, encoded in (("context", context), ("options", options)):
+        if not encoded.startswith(b"{"):
+            raise BadRequest("BAD_REQUEST", f"a task's {what} is an object")
+    tags = fields.get("tags") or ()
+    if isinstance(tags, str):
+        raise BadRequest("BAD_REQUEST", f"tags is a list of texts, not the text {tags!r}")
     fields = {
         **fields,
         "context": msgspec.Raw(context),
         "options": msgspec.Raw(options),
-        "tags": tuple(fields.get("tags") or ()),
+        "tags": tuple(tags),
         "requested_at": _moment(fields.get("requested_at"), "requested_at"),
         "start_at": _moment(fields.get("start_at"), "start_at"),
         "task_id": fields.get("task_id") or uuid7(),

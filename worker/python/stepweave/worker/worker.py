@@ -232,6 +232,7 @@ class Worker:
         self._results = ResultPublisher(self._publisher)
         self._presence = Presence(connection, self.worker_id, self._state)
         self._presence.start()
+        connection.add_reconnect_listener(self._beat_all)
         # A hint: a template was registered, so streams that were missing may be there in a moment.
         await connection.subscribe(TEMPLATE_CHANGED, self._on_template_changed)
         batch = max(1, min(self._pool.capacity, PULL_BATCH_MAX))
@@ -321,7 +322,7 @@ class Worker:
                 continue
             if self._stopping:
                 self._release([held])
-            elif held.dispatch.dependency_results_complete:
+            elif held.dispatch.dependency_results_complete or not _lacks_results(held):
                 ready.append(held)
             else:
                 self._fetches[held] = asyncio.create_task(self._fetch(held))
@@ -458,6 +459,13 @@ class Worker:
         if held.dispatch.lease_token in self._held:
             self._connection.send(held.reply, IN_PROGRESS)
 
+    def _beat_all(self) -> None:
+        """The link was lost for a while: renew every lease at once, some may be about to end."""
+        now = asyncio.get_running_loop().time()
+        for held in self._held.values():
+            held.beat_at = now
+            self._connection.send(held.reply, IN_PROGRESS)
+
     def _sweep(self) -> None:
         """Now and then while tries are held: renew leases, hand back what waited too long."""
         loop = asyncio.get_running_loop()
@@ -514,3 +522,9 @@ def _sdk_version() -> str:
         return version("stepweave")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _lacks_results(held: HeldTry) -> bool:
+    """Whether the handler may read a result that did not fit into the dispatch."""
+    reads = held.invocation.reads
+    return reads is None or not reads <= held.dispatch.dependency_results.keys()
