@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -270,7 +271,7 @@ _TABLES: Final[dict[str, Callable[[], str]]] = {
     "operations": operations_table,
     "errors": errors_table,
     "bounds": bounds_table,
-    **{f"keys-{title}": (lambda title=title: part_table(title)) for title, _, _ in _PARTS},
+    **{f"keys-{title}": partial(part_table, title) for title, _, _ in _PARTS},
 }
 
 

@@ -66,7 +66,7 @@ async def _delete_our_streams(url: str) -> None:
         jetstream = client.jetstream(timeout=_CONNECT_TIMEOUT_SECONDS)
         for info in await jetstream.streams_info():
             name, subjects = info.config.name or "", info.config.subjects or []
-            if name == "KV_workers" or any(subject.startswith("sw.") for subject in subjects):
+            if name in ("KV_workers", "KV_subscribers", "KV_parked") or any(subject.startswith("sw.") for subject in subjects):
                 await jetstream.delete_stream(name)
     finally:
         await client.close()

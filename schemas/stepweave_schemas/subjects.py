@@ -64,6 +64,8 @@ def token(name: str) -> str:
 
 def untoken(text: str) -> str:
     """The name that `token` encoded."""
+    if "_x" not in text:
+        return text
     raw = re.sub(rb"_x([0-9a-f]{2})", lambda match: bytes([int(match.group(1), 16)]), text.encode())
     return raw.decode()
 

@@ -18,7 +18,7 @@ from stepweave_schemas.codec import encode
 from stepweave_schemas.identity import shard_of, shard_stream_id, template_stream_id
 from stepweave_schemas.mint import uuid7
 
-from .conftest import GOOD_NAMESPACE, SHARDS, System, template
+from .conftest import GOOD_NAMESPACE, SHARDS, System
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -192,7 +192,7 @@ async def test_a_creation_with_an_id_that_is_none_is_refused(system: System) -> 
     first = (await system.history(task_id))[0]
     async with system.unharmed():
         for stream_id in ("", "x", "\x00", task_id.upper()):
-            creation = {
+            creation: dict[str, Any] = {
                 "op": "create",
                 "stream_id": stream_id,
                 "created": {**json.loads(first.data), "request_id": stream_id},
@@ -244,9 +244,3 @@ async def test_statistics_count_requests(system: System) -> None:
     for _ in range(3):
         await system.request("template.list")
     assert await count() == before + 3
-
-
-async def test_templates_of_the_owner_stay_as_they_are(system: System) -> None:
-    """The same answer before and after everything above."""
-    told = await system.register(template("proof", namespace=GOOD_NAMESPACE))
-    assert told["created"] is False

@@ -65,7 +65,7 @@ class Operations:
         templates: TemplateCatalogue,
         router: ShardRouter,
         streams: Streams,
-        on_template_changed: Callable[[str], None],
+        on_template_changed: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -304,7 +304,7 @@ class Operations:
             Register(stream_id=stream_id, registered=registered, correlation_id=uuid7()),
         )
         self._templates.forget(stream_id)
-        self._on_template_changed(stream_id)
+        await self._on_template_changed(stream_id)
         for queue in sorted({step.queue for step in template.steps}):
             await self._streams.ensure_queue(template.namespace, queue)
         return await self._template_reply(

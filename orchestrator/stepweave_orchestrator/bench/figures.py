@@ -107,7 +107,8 @@ def _ratios(measured: Measured) -> dict[str, float | None]:
 
         def ratio(figure: Callable[[Turn], float], key: str = key) -> float | None:
             pairs = [(one.turns[OURS], one.turns[key]) for one in measured.rounds if key in one.turns]
-            return _median(figure(ours) / figure(theirs) for ours, theirs in pairs)
+            # CPU time of next to no work may be none.
+            return _median(figure(ours) / figure(theirs) for ours, theirs in pairs if figure(theirs))
 
         found[f"throughput_vs_{key}"] = ratio(lambda turn: turn.steps_per_s)
         found[f"cpu_vs_{key}"] = ratio(lambda turn: turn.cpu_us_per_step)

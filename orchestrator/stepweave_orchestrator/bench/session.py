@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class Measured:
         return [key for key in dict.fromkeys((*self.settings, *self.skipped)) if key != OURS]
 
 
-async def measure_all(folder: Path, sizes: Sizes, *, peers: dict[str, RunPeer], say: Say) -> Measured:
+async def measure_all(folder: Path, sizes: Sizes, *, peers: Mapping[str, RunPeer], say: Say) -> Measured:
     """Measure Stepweave and those peers that can be had. `folder` keeps their packages; the rest in it is new.
 
     A peer that fails is left out from then on, with its reason. Raises what our own parts raise.

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
+
 from stepweave.client import Client
 from stepweave.messaging import Connection
 from stepweave_eventstore.migrate import migrate
@@ -45,6 +47,7 @@ class StepweaveSystem:
     def __init__(
         self,
         servers: Servers,
+        server_settings: dict[str, Any],
         store: PostgresEventStore,
         connection: Connection,
         client: Client,
@@ -53,6 +56,7 @@ class StepweaveSystem:
     ) -> None:
         self.servers = servers
         self.store = store
+        self._server_settings = server_settings
         self.client = client
         self._connection = connection
         self._completions = completions
@@ -82,6 +86,7 @@ class StepweaveSystem:
         """Its version and how it was set up."""
         return {
             "version": VERSION,
+            **self._server_settings,
             "event_loop": f"uvloop {importlib.metadata.version('uvloop')}",
             "orchestrators": 1,
             "workers": "1 process, its default concurrency, an async handler that does nothing",
@@ -209,9 +214,25 @@ async def running_stepweave(folder: Path, logs: Path, sizes: Sizes) -> AsyncIter
         )
         completions = await Completions.listen(connection)
         client = await stack.enter_async_context(Client(servers.nats_url, name="bench-client"))
-        system = StepweaveSystem(servers, store, connection, client, completions, logs)
+        server_settings = {
+            "postgresql": await _postgres_settings(servers.dsn),
+            "nats": str(connection.client.connected_server_version),
+        }
+        system = StepweaveSystem(servers, server_settings, store, connection, client, completions, logs)
         # The orchestrator makes the rows of the shards that are looked at here.
         await stack.enter_async_context(system.orchestrator())
         await system.register(sizes)
         await stack.enter_async_context(system.worker())
         yield system
+
+
+async def _postgres_settings(dsn: str) -> dict[str, str]:
+    """What shows that PostgreSQL runs with its default durability."""
+    connection = await asyncpg.connect(dsn, timeout=TASK_TIMEOUT_SECONDS)
+    try:
+        return {
+            name: str(await connection.fetchval(f"SHOW {name}", timeout=TASK_TIMEOUT_SECONDS))
+            for name in ("server_version", "fsync", "synchronous_commit", "full_page_writes")
+        }
+    finally:
+        await connection.close(timeout=TASK_TIMEOUT_SECONDS)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from .dev import ExistingDatabase, ExistingNats
-from .errors import CommandError, ExitCode
+from .errors import CommandError, ExitCode, require_parts
 from .logs import LogLevelName, LogStyle
 from .output import progress
 
@@ -51,6 +51,7 @@ def demo(
             ExitCode.NOT_FOUND,
         )
     found = find_examples(folder)
+    require_parts(embedded=not (database_url and nats_url))
     configure_logs(LogLevelName.WARNING, LogStyle.CONSOLE)
 
     from .demo_session import DemoSession

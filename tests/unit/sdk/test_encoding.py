@@ -15,7 +15,7 @@ import msgspec
 import pydantic
 import pytest
 
-from stepweave.encoding import NotJson, encode_json
+from stepweave.encoding import NESTING_MAX, NotJson, encode_json
 
 
 class Colour(enum.Enum):
@@ -93,7 +93,8 @@ def endless() -> Any:
         ("\ud800", "result", "surrogates"),
         ({"k": ["\ud800"]}, "result.k[0]", "surrogates"),
         (iter(()), "result", "type tuple_iterator"),
-        (deep(3_000), "result", "nested too deeply"),
+        (deep(3_000), "result", "nested"),
+        (deep(NESTING_MAX + 1), "result", f"more than {NESTING_MAX} levels"),
         (endless(), "result", "refers to itself"),
     ],
 )
@@ -102,6 +103,12 @@ def test_what_is_not_carried_is_named_with_its_path(value: Any, path: str, reaso
         encode_json(value)
     assert error.value.path == path
     assert reason in error.value.reason
+
+
+def test_wide_is_not_deep() -> None:
+    wide = [{"a": [1], "n": number} for number in range(1_000)]
+    assert json.loads(encode_json(wide)) == wide
+    assert json.loads(encode_json(deep(NESTING_MAX))) == deep(NESTING_MAX)
 
 
 def test_nulls_are_not_mistaken_for_nan() -> None:

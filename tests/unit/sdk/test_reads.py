@@ -29,7 +29,7 @@ class ByClass(StepHandler):
 
 
 def test_reads_are_known_where_a_handler_declares_them() -> None:
-    assert invocation_of(declares).reads == {"a", "b"}
+    assert invocation_of(declares).reads == frozenset({"a", "b"})
     assert invocation_of(takes_nothing).reads == frozenset()
 
 

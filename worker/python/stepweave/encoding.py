@@ -10,6 +10,8 @@ from typing import Any, Final
 import msgspec
 import pydantic
 
+#: Deepest nesting of arrays and objects: what every language's JSON reader takes.
+NESTING_MAX: Final = 100
 #: How deep the search for the guilty value goes.
 _PATH_DEPTH_MAX: Final = 50
 #: Not guilty themselves; what is in them may be.
@@ -42,7 +44,8 @@ def encode_json(value: Any, root: str = "result") -> bytes:
 
     Carried besides JSON's own: pydantic models, dataclasses, msgspec structs, mappings, sets and tuples
     (arrays), datetime, date, time, timedelta, UUID, Decimal (text), Enum (its value), bytes (base64). Raises
-    `NotJson` naming the path of the value that cannot be carried, NaN and infinities among them.
+    `NotJson` naming the path of the value that cannot be carried, NaN and infinities among them, and where
+    the whole is nested deeper than `NESTING_MAX`.
     """
     try:
         encoded = _encoder.encode(value)
@@ -56,7 +59,28 @@ def encode_json(value: Any, root: str = "result") -> bytes:
         culprit = next(_paths(value, root, _is_not_finite, 0), None)
         if culprit is not None:
             raise NotJson(culprit, "NaN and infinity have no JSON form")
+    if encoded.count(b"[") + encoded.count(b"{") > NESTING_MAX and not _is_flat(encoded):
+        raise NotJson(root, f"it is nested more than {NESTING_MAX} levels deep")
     return encoded
+
+
+def _is_flat(encoded: bytes) -> bool:
+    """Whether nothing is nested deeper than `NESTING_MAX`; looked at level by level."""
+    try:
+        level: list[Any] = [msgspec.json.decode(encoded)]
+    except RecursionError:
+        return False
+    for _ in range(NESTING_MAX + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _is_not_finite(value: Any) -> bool:
