@@ -176,7 +176,7 @@ Every change of state is one immutable event, named `<entity>.<verb>` in the pas
 envelope (`schemas/json/envelope.schema.json`); the tables below describe the envelope's `data`. Fields may be
 added later, so readers ignore what they do not know.
 
-- **Log feed** `sw.log.<shard>`: every event, one array of envelopes per commit, positions without gaps.
+- **Log feed** `sw.log.<shard>`: every event, in arrays of bounded size, positions without gaps.
 - **Signal feed** `sw.evt.<namespace>.<template>.<task_id>.<entity>.<verb>`: single events, by default those
   marked *signal* here.
 """

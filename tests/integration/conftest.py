@@ -252,7 +252,15 @@ class System:
             assert not running.done(), running
 
     async def verify(self) -> None:
-        """The ledger's chains hold."""
+        """The ledger's chains hold, and everything in it was published."""
+
+        async def published() -> bool:
+            positions: dict[int, int] = {}
+            for orchestrator in self.orchestrators:
+                positions |= orchestrator.publisher.published()
+            return positions == await self.heads()
+
+        await eventually(published, timeout_seconds=WAIT_SECONDS, what="every event on the feeds")
         report = await verify(self.store)
         assert report.ok, report
 

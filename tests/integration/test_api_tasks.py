@@ -12,9 +12,10 @@ import pytest_asyncio
 from stepweave import StepContext, step_handler
 from stepweave.api_errors import Conflict, NotFound
 from stepweave.testing import eventually
-from stepweave_schemas.dispatch import RESULT_BYTES_MAX
+from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
 from stepweave_schemas.identity import shard_stream_id, template_stream_id
 from stepweave_schemas.mint import uuid7
+from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX
 
 from .conftest import GOOD_NAMESPACE, WAIT_SECONDS, System, template
 
@@ -336,6 +337,38 @@ async def test_results_come_in_pages_and_through_the_worker(system: System) -> N
     assert beyond == {"results": {}, "next_offset": None}
     events = await system.client.get_events(task_id)
     assert len(events) == len(await system.history(task_id))
+
+
+async def test_the_largest_of_everything_still_travels(system: System) -> None:
+    """Context, settings, result and metadata at their bounds: each message on the way fits."""
+    settings = {"blob": "i" * (256 * 1024 - 20)}
+    steps: list[dict[str, Any]] = [
+        {"name": "first", "handler": "noop"},
+        {
+            "name": "second",
+            "handler": {"callable": "noop", "initialization": settings},
+            "dependencies": ["first"],
+        },
+    ]
+    await system.register(template("largest", steps, namespace=NAMESPACE))
+    context = {"blob": "c" * (CONTEXT_BYTES_MAX - 20)}
+    task_id, first = await system.started("largest", namespace=NAMESPACE, context=context)
+    result = "r" * (RESULT_BYTES_MAX - 2)
+    await first.say("success", result=result)
+    second = await system.take(NAMESPACE)
+    assert len(bytes(second.dispatch.context)) + len(bytes(second.dispatch.initialization)) > 520_000
+    assert {step: len(bytes(raw)) for step, raw in second.dispatch.dependency_results.items()} == {
+        "first": RESULT_BYTES_MAX
+    }
+    metadata = {"blob": "m" * (RESULT_BYTES_MAX - 20)}
+    await second.say(
+        "failure", error_message="\x01" * ERROR_MESSAGE_CHARS_MAX, metadata=metadata, retryable=False
+    )
+    assert (await system.task(task_id))["status"] == "blocked_by_failures"
+    failed = json.loads(next(one for one in await system.history(task_id) if one.type == "step.failed").data)
+    assert (failed["context"], failed["metadata"]) == (context, metadata)
+    assert len(await system.client.get_events(task_id)) == 6
+    await system.verify()
 
 
 async def test_a_task_of_two_thousand_steps(system: System) -> None:

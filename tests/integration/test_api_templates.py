@@ -204,10 +204,12 @@ async def test_thousands_of_problems_still_get_an_answer(system: System) -> None
         text = template("wrong", steps)
         assert len(text) < system.connection.max_payload_bytes
         for operation in ("template.register", "template.validate"):
+            request = {"content": text, "source": "a/" * 5_000 + "wrong.yaml"}
             if operation == "template.register":
-                problems = (await system.refusal(operation, {"content": text})).details["problems"]
+                problems = (await system.refusal(operation, request)).details["problems"]
             else:
-                problems = (await system.request(operation, {"content": text}))["problems"]
+                problems = (await system.request(operation, request))["problems"]
+            assert problems[0]["source"].startswith("…") and problems[0]["source"].endswith("/wrong.yaml")
             assert problems[0]["code"] == "UNKNOWN_KEY"
             assert len(problems) > 100
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_it_says_where_things_are_and_what_to_type(dev: Program, addresses: DevA
     for url in addresses:
         password = url.split("@")[0].rpartition(":")[2]
         assert password not in dev.out + dev.err
+
+
+def test_env_gives_a_shell_the_addresses(stepweave: Type, addresses: DevAddresses, tmp_path: Path) -> None:
+    assert stepweave("env").out.splitlines() == [
+        f"export NATS_URL={shlex.quote(addresses.nats_url)}",
+        f"export DATABASE_URL={shlex.quote(addresses.database_url)}",
+    ]
+    answer = stepweave("env", "--data-dir", str(tmp_path))
+    assert answer.code == 3 and "no `stepweave dev` runs" in answer.err
 
 
 def test_a_task_from_start_to_end(stepweave: Type) -> None:

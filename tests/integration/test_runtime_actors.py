@@ -19,7 +19,7 @@ from stepweave_eventstore.store import TaskFilter, TaskRow
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot
 from stepweave_orchestrator.runtime.rebuild import rebuild
 
-from .conftest import GOOD_NAMESPACE, WAIT_SECONDS, System, running_system, template
+from .conftest import GOOD_NAMESPACE, SHARDS, WAIT_SECONDS, Refused, System, running_system, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,9 +50,8 @@ async def system(module_database_url: str, module_nats_url: str) -> AsyncIterato
 
 async def crowd_out(system: System) -> None:
     """Let other tasks use the memory, until it holds none of the earlier ones."""
-    await asyncio.gather(
-        *(system.wait(await system.create("chain", namespace=GOOD_NAMESPACE)) for _ in range(ACTORS_MAX * 3))
-    )
+    others = (system.create("chain", namespace=GOOD_NAMESPACE) for _ in range(ACTORS_MAX * 3))
+    await asyncio.gather(*(system.wait(task_id) for task_id in await asyncio.gather(*others)))
 
 
 async def snapshots(system: System, statement: str, *arguments: object) -> list[Any]:
@@ -207,6 +206,39 @@ async def test_a_moment_that_passed_while_nobody_was_there(system: System) -> No
             await asyncio.sleep(0.02)
     await system.start_orchestrator()
     await system.wait(task_id)
+
+
+async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) -> None:
+    await system.stop_orchestrator(system.orchestrator)
+    await system.start_orchestrator(inbox_works_max=3)
+
+    async def created() -> int:
+        count = 0
+        for shard in range(SHARDS):
+            async for event in system.store.walk(shard):
+                count += event.type == "task.created"
+        return count
+
+    before = await created()
+    request = {"name": "proof", "namespace": GOOD_NAMESPACE, "idempotency_key": ""}
+    requests = [system.request("task.create", {**request, "idempotency_key": f"k{n}"}) for n in range(200)]
+    endings = await asyncio.gather(*requests, return_exceptions=True)
+    refused = [ending for ending in endings if isinstance(ending, Refused)]
+    accepted = [ending["task"]["task_uuid"] for ending in endings if isinstance(ending, dict)]
+    assert len(refused) + len(accepted) == 200
+    assert refused and accepted
+    assert {one.code for one in refused} == {"BACKPRESSURE"}, {str(one) for one in refused}
+    assert {one.details["retry_after_seconds"] for one in refused} == {1.0}
+    assert await created() == before + len(accepted)
+    await asyncio.gather(*(system.wait(task_id) for task_id in accepted))
+    # The client waits and asks again.
+    again = [
+        system.client.create_task("proof", namespace=GOOD_NAMESPACE, idempotency_key=f"k{n}")
+        for n in range(20)
+    ]
+    assert len({task.task_uuid for task in await asyncio.gather(*again)}) == 4
+    await system.stop_orchestrator(system.orchestrator)
+    await system.start_orchestrator()
 
 
 async def rows(system: System) -> dict[str, TaskRow]:

@@ -46,7 +46,7 @@ OWN_PAGES = [page for page in PAGES if page.parent == REPOSITORY or DOCS in page
 LANGUAGES = {"python", "yaml", "json", "sh", "sql", "text", "console", ""}
 
 DEV_READY = "Ctrl-C stops everything"
-BLOCK_SECONDS = 60
+BLOCK_SECONDS = 90
 DEV_SECONDS = 60
 
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -311,6 +311,7 @@ def terminals(tmp_path: Path) -> Iterator[Terminals]:
         terminals.stop()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial/first-workflow.md"])
 def test_tour(page: str, terminals: Terminals) -> None:
     text = (REPOSITORY / page).read_text("utf-8")

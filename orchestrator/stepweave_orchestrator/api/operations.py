@@ -44,6 +44,8 @@ from .creation import check_request, check_text, identity, request_digest
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
+#: Longest name of a template's source that a problem carries.
+SOURCE_CHARS_MAX = 200
 #: Pages of a task list; further back, filter.
 PAGE_MAX = 1_000_000
 _STATUSES = get_args(TaskStatus)
@@ -279,7 +281,7 @@ class Operations:
 
     async def register_template(self, request: api.RegisterTemplate) -> bytes:
         """Make a template version known; the same content again is a no-op."""
-        check_text(request, "source", "registered_by")
+        check_text(request, "registered_by")
         template, problems = await asyncio.to_thread(self._check, request.content, request.source)
         errors = [problem for problem in problems if problem.severity == "error"]
         if template is None or errors:
@@ -317,7 +319,6 @@ class Operations:
 
     async def validate_template(self, request: api.ValidateTemplate) -> bytes:
         """Every problem of a template; stores nothing."""
-        check_text(request, "source")
         template, problems = await asyncio.to_thread(self._check, request.content, request.source)
         valid = template is not None and all(problem.severity != "error" for problem in problems)
         return encode(
@@ -378,6 +379,8 @@ class Operations:
         )
 
     def _check(self, content: str, source: str) -> tuple[TaskTemplate | None, tuple[Problem, ...]]:
+        # It stands in every problem: of a long path the end is enough.
+        source = source if len(source) <= SOURCE_CHARS_MAX else f"…{source[1 - SOURCE_CHARS_MAX :]}"
         template, problems = check_template(content, source=source, environment=self._settings.environment)
         if template is not None:
             problems = (*problems, *unsupported(template, source), *out_of_bounds(template, source))

@@ -15,6 +15,7 @@ from . import (
     demo,
     dev,
     doctor,
+    env,
     events,
     migrate,
     new,
@@ -71,6 +72,7 @@ for _noun in (task, template, events):
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):
     app.add_typer(_noun.app)
+app.command()(env.env)
 app.command()(migrate.migrate)
 for _noun in (audit, projections):
     app.add_typer(_noun.app)

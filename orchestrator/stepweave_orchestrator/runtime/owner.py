@@ -186,6 +186,8 @@ class OwnerLoop:
                 await self._kick.wait()
                 self._kick.clear()
                 self._decide_available()
+                # Not only after a commit: questions bring actors into memory too.
+                self._evict()
                 if self._committing is None and self._open:
                     self._committing, self._open = self._open, Batch()
                     self._spawn(self._commit(self._committing))
@@ -397,8 +399,7 @@ class OwnerLoop:
             # Another owner's epoch; or an append of ours that was thought lost has arrived after all.
             log.warning("a shard's row is not as expected, nothing was appended to it", shard=number)
             self._on_shard_in_doubt(number)
-        for stream_id, actor in self.actors.evict():
-            self._passivate(stream_id, actor)
+        self._evict()
 
     def _roll_back(self, batch: Batch) -> None:
         """Forget everything decided and not committed; its commands are the next to be decided."""
@@ -500,6 +501,11 @@ class OwnerLoop:
                     self.actors.put(stream_id, actor)
                 self._inbox.extendleft(reversed(works))
             self._kick.set()
+
+    def _evict(self) -> None:
+        """Let go of what is over the cache's bounds."""
+        for stream_id, actor in self.actors.evict():
+            self._passivate(stream_id, actor)
 
     def _passivate(self, stream_id: str, actor: Actor) -> None:
         """Write a snapshot of a long-lived actor that leaves memory."""

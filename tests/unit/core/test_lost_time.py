@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from stepweave_orchestrator.core.state import TIMEOUT_GRACE_MS
@@ -65,6 +67,13 @@ def test_the_orchestrator_calls_it_where_the_worker_is_silent() -> None:
         )
     )
     scenario.later(1_000).when(wake()).then(enqueued("a", 2))
+
+
+@pytest.mark.parametrize("clock_ms", [0, T0_MS - 10**6, T0_MS + 10**6])
+def test_the_workers_clock_does_not_matter(clock_ms: int) -> None:
+    scenario = begun(one_step(timeout_seconds=1)).when(start("a", started_at_ms=clock_ms))
+    scenario.then(started("a", started_at_ms=clock_ms))
+    assert scenario.state.next_wake_ms() == T0_MS + 1_000 + TIMEOUT_GRACE_MS
 
 
 def test_a_time_out_uses_up_an_attempt() -> None:
@@ -139,6 +148,41 @@ def test_time_outs_of_several_steps_block_the_task_once() -> None:
         scenario.when(start(name)).then(started(name))
     scenario.later(6_000).when(wake())
     scenario.then(failed("a"), failed("b"), failed("c"), blocked("a", "b", "c"))
+
+
+def test_a_moment_that_is_out_of_date_wakes_nobody() -> None:
+    """The time-out of `b` stands behind that of `a`; by the time both moments have come, `b` waits for its retry."""
+    plan = compiled(step("a", timeout_seconds=1), step("b", timeout_seconds=2))
+    scenario = begun(plan).when(start("a")).then(started("a")).when(start("b")).then(started("b"))
+    scenario.when(fail("b", retry_after_ms=60_000)).then(retry("b"))
+    scenario.later(10_000).when(wake()).then(retry("a", settled_by="timeout"))
+    scenario.when(wake()).then_nothing()
+    scenario.later(50_000).when(wake()).then(enqueued("a", 2), enqueued("b", 2))
+
+
+def test_moments_that_are_out_of_date_do_not_pile_up() -> None:
+    """`then` compares the next wake-up with all steps, and looks how many moments are kept."""
+    chance = random.Random(5)
+    names = [f"s{number}" for number in range(12)]
+    once = {"max_attempts": 1}
+    steps = (step(name, retry=once, timeout_seconds=chance.randint(1_000, 2_000)) for name in names)
+    scenario = begun(compiled(*steps))
+    for _ in range(300):
+        name = chance.choice(names)
+        scenario.later(chance.randint(0, 100))
+        if scenario.step(name).status == "enqueued":
+            scenario.when(start(name)).then(started(name))
+        else:
+            scenario.when(release(name)).then(released(name), enqueued(name))
+    assert len(scenario.state.due) <= 2 * len(names) + 17
+    # Each of those that run is timed out at its own moment; the others are still given out.
+    running = {name: due_ms for name in names if (due_ms := scenario.step(name).due_at_ms)}
+    assert 3 < len(running) < len(names)
+    for due_ms in sorted(set(running.values())):
+        scenario.later(due_ms - 1 - scenario.now_ms).when(wake()).then_nothing()
+        due = [name for name in names if running.get(name) == due_ms]
+        scenario.later(1).when(wake()).then(*(failed(name, settled_by="timeout") for name in due))
+    assert scenario.state.next_wake_ms() is None
 
 
 def test_the_second_announcement_of_a_start_changes_nothing() -> None:
