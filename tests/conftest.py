@@ -28,8 +28,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from hypothesis import settings
 
 from stepweave_orchestrator.embedded import EmbeddedNats, EmbeddedPostgres, EmbeddedServerError, Servers
+
+# The same examples in every run; `STEPWEAVE_EXAMPLES` (any value) looks for new ones.
+settings.register_profile("fixed", derandomize="STEPWEAVE_EXAMPLES" not in os.environ, deadline=None)
+settings.load_profile("fixed")
 
 T = TypeVar("T")
 
@@ -66,7 +71,9 @@ async def _delete_our_streams(url: str) -> None:
         jetstream = client.jetstream(timeout=_CONNECT_TIMEOUT_SECONDS)
         for info in await jetstream.streams_info():
             name, subjects = info.config.name or "", info.config.subjects or []
-            if name in ("KV_workers", "KV_subscribers", "KV_parked") or any(subject.startswith("sw.") for subject in subjects):
+            if name in ("KV_workers", "KV_subscribers", "KV_parked") or any(
+                subject.startswith("sw.") for subject in subjects
+            ):
                 await jetstream.delete_stream(name)
     finally:
         await client.close()

@@ -15,8 +15,9 @@ import pytest_asyncio
 
 from stepweave import RetryableError, StepContext, step_handler
 from stepweave.testing import eventually
-from stepweave_eventstore.store import TaskFilter, TaskRow
+from stepweave_eventstore.store import EventRecord, TaskFilter, TaskRow
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot
+from stepweave_orchestrator.runtime import consumer
 from stepweave_orchestrator.runtime.rebuild import rebuild
 
 from .conftest import GOOD_NAMESPACE, SHARDS, WAIT_SECONDS, Refused, System, running_system, template
@@ -208,6 +209,32 @@ async def test_a_moment_that_passed_while_nobody_was_there(system: System) -> No
     await system.wait(task_id)
 
 
+async def test_a_task_that_cannot_be_rebuilt_harms_no_other_and_loses_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fault of ours: once it is mended, the result that waited is taken."""
+    task_id, taken = await system.started("chain", namespace=NAMESPACE)
+    await crowd_out(system)
+    rebuild_state = system.orchestrator.loader.task_state
+
+    async def fails(created: EventRecord, **options: Any) -> Any:
+        if created.task_id == task_id:
+            raise KeyError("an event that this version does not know")
+        return await rebuild_state(created, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system.orchestrator.loader, "task_state", fails)
+        patch.setattr(consumer, "UNLOADABLE_SECONDS", 0.2)
+        assert (await system.refusal("task.get", {"task_id": task_id})).code == "INTERNAL_ERROR"
+        assert (await system.refusal("task.cancel", {"task_id": task_id})).code == "INTERNAL_ERROR"
+        await system.publish(taken.dispatch.result_subject, taken.outcome("success", result=1))
+        await system.proves_itself()
+        assert await system.types(task_id) == ["task.created", "step.enqueued"]
+    await system.all_taken()
+    assert (await system.task(task_id))["steps"][0]["current_state"] == "complete"
+    await system.request("task.cancel", {"task_id": task_id})
+
+
 async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) -> None:
     await system.stop_orchestrator(system.orchestrator)
     await system.start_orchestrator(inbox_works_max=3)
@@ -234,7 +261,7 @@ async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) 
     # The client waits and asks again.
     again = [
         system.client.create_task("proof", namespace=GOOD_NAMESPACE, idempotency_key=f"k{n}")
-        for n in range(20)
+        for n in range(4)
     ]
     assert len({task.task_uuid for task in await asyncio.gather(*again)}) == 4
     await system.stop_orchestrator(system.orchestrator)

@@ -15,6 +15,7 @@ from stepweave_orchestrator.embedded import EmbeddedPostgres
 
 from .cpu import ProcessGroups, cpu_seconds, used_between
 
+SETTLE_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 10.0
 #: What PostgreSQL logs of each statement while it is told to log all, by the simple and the extended protocol.
 _STATEMENT: Final = re.compile(rb" LOG:  (?:statement|execute [^:]*): ")
@@ -38,6 +39,8 @@ class Idle:
 async def measure_idle(postgres: EmbeddedPostgres, processes: ProcessGroups, seconds: float) -> Idle:
     """Count statements and CPU time for so long. PostgreSQL logs every statement meanwhile, and is asked nothing."""
     await _log_statements(postgres.dsn, True)
+    # What the moment before has left to do is not idleness.
+    await asyncio.sleep(SETTLE_SECONDS)
     try:
         log_start = postgres.log_path.stat().st_size
         before, started = cpu_seconds(processes), time.perf_counter()

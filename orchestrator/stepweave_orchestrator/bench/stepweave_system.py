@@ -214,9 +214,10 @@ async def running_stepweave(folder: Path, logs: Path, sizes: Sizes) -> AsyncIter
         )
         completions = await Completions.listen(connection)
         client = await stack.enter_async_context(Client(servers.nats_url, name="bench-client"))
+        nats = connection.client.connected_server_version
         server_settings = {
             "postgresql": await _postgres_settings(servers.dsn),
-            "nats": str(connection.client.connected_server_version),
+            "nats": f"{nats.major}.{nats.minor}.{nats.patch}",
         }
         system = StepweaveSystem(servers, server_settings, store, connection, client, completions, logs)
         # The orchestrator makes the rows of the shards that are looked at here.

@@ -12,6 +12,7 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas import result, subjects
 from stepweave_schemas.codec import MessageError
 
+from .loading import Unloadable
 from .metrics import Metrics
 from .outcomes import not_storable, read_outcomes
 from .owner import OwnerLoop
@@ -21,26 +22,29 @@ log = structlog.get_logger(__name__)
 
 #: Messages asked for at a time.
 PULL_BATCH_MAX = 256
+#: When a message comes again whose shard has moved, or whose task cannot be rebuilt by this version.
+MOVED_SECONDS = 0.1
+UNLOADABLE_SECONDS = 30.0
 _FORGED = frozenset({"WRONG_TOKEN", "UNKNOWN_STEP", "NOT_FOUND"})
 
 
 class _Delivery:
     """One message; acknowledged when everything in it is committed or refused."""
 
-    __slots__ = ("_connection", "_failed", "_left", "_reply")
+    __slots__ = ("_again_seconds", "_connection", "_left", "_reply")
 
     def __init__(self, connection: Connection, reply: str, count: int) -> None:
         self._connection = connection
         self._reply = reply
         self._left = count
-        self._failed = False
+        self._again_seconds = 0.0
 
-    def settle(self, *, moved: bool = False) -> None:
-        self._failed = self._failed or moved
+    def settle(self, *, again_seconds: float = 0.0) -> None:
+        """One of them is done; with `again_seconds` the whole message is to come again after so long."""
+        self._again_seconds = max(self._again_seconds, again_seconds)
         self._left -= 1
         if self._left <= 0:
-            # Handed back where the shard has moved: its next owner takes the whole message again.
-            self._connection.send(self._reply, nak(0.1) if self._failed else ACK)
+            self._connection.send(self._reply, nak(self._again_seconds) if self._again_seconds else ACK)
 
 
 class CommandConsumer:
@@ -91,7 +95,11 @@ class CommandConsumer:
     ) -> None:
         def finish(ending: Any) -> None:
             if isinstance(ending, ShardMoved):
-                delivery.settle(moved=True)
+                # Its next owner takes the message.
+                delivery.settle(again_seconds=MOVED_SECONDS)
+                return
+            if isinstance(ending, Unloadable):
+                delivery.settle(again_seconds=UNLOADABLE_SECONDS)
                 return
             if isinstance(ending, Unstorable) and not replaced:
                 failure = not_storable(outcome, "the event store cannot hold the result's text")

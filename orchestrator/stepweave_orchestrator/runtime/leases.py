@@ -33,6 +33,7 @@ class Leases:
         on_acquired: Callable[[ShardRow], Awaitable[None]],
         on_lost: Callable[[int], None],
         on_release: Callable[[int], Awaitable[None]],
+        on_free: Callable[[], None],
         published: Callable[[], dict[int, int]],
     ) -> None:
         self._settings = settings
@@ -41,12 +42,17 @@ class Leases:
         self._on_acquired = on_acquired
         self._on_lost = on_lost
         self._on_release = on_release
+        #: Called when a shard was given up and others may take it.
+        self._on_free = on_free
         self._published = published
         #: Shard → epoch, and until when (monotonic seconds) the lease is certain.
         self.epochs: dict[int, int] = {}
         self._certain_until: dict[int, float] = {}
         self._nudge = asyncio.Event()
         self._stopping = False
+        #: A beat that arrived after `retire` would make a dead owner count among the living for a lease.
+        self._ticking = asyncio.Lock()
+        self._retired = False
 
     def holds(self, shard: int) -> bool:
         """Whether the lease is certain at this moment. False after a pause longer than the lease."""
@@ -76,6 +82,11 @@ class Leases:
 
     async def tick(self) -> None:
         """Renew once, then give away or take what the fair share says."""
+        async with self._ticking:
+            if not self._retired:
+                await self._tick()
+
+    async def _tick(self) -> None:
         settings = self._settings
         asked_at = time.monotonic()
         alive = await self._store.beat(settings.owner, settings.lease_ms)
@@ -149,10 +160,16 @@ class Leases:
         await self._store.release_shards(
             self._settings.owner, {shard: epoch}, {shard: published[shard]} if shard in published else {}
         )
+        self._on_free()
 
     async def stop(self) -> None:
         """Take nothing new; give up everything."""
         self._stopping = True
+        async with self._ticking:
+            # What it was handing over is handed over.
+            pass
         for shard in list(self.epochs):
             await self.release(shard)
-        await self._store.retire(self._settings.owner)
+        async with self._ticking:
+            self._retired = True
+            await self._store.retire(self._settings.owner)

@@ -116,6 +116,7 @@ class Orchestrator:
             self._on_acquired,
             self._on_lost,
             self._on_release,
+            lambda: connection.send(subjects.SHARDS_FREE),
             self.publisher.published,
         )
         self._built = True
@@ -280,7 +281,6 @@ class Orchestrator:
             await self.owner.drain_shard(shard, HAND_OVER_SECONDS_MAX)
             await self._record(shard, ShardReleased(shard=shard, epoch=epoch, owner=self.settings.owner))
             await self.publisher.flush_shard(shard, HAND_OVER_SECONDS_MAX)
-        self.connection.send(subjects.SHARDS_FREE)
 
     async def _publish_tail(self, shard: Shard) -> None:
         published = self.publisher.published().get(shard.number, 0)

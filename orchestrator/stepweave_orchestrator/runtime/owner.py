@@ -28,7 +28,7 @@ from stepweave_eventstore.store import (
     UnstorableEvent,
     WrongExpectedVersion,
 )
-from stepweave_orchestrator.core import Moment, Rejection, TaskState, build_dispatch, decide, evolve
+from stepweave_orchestrator.core import Moment, Rejection, TaskState, Wake, build_dispatch, decide, evolve
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_orchestrator.core.template_stream import (
@@ -267,6 +267,9 @@ class OwnerLoop:
                 happened = decision
                 ending = Done(bool(happened))
         if not happened:
+            if isinstance(command, Wake) and isinstance(actor, TaskActor):
+                # The clock has stepped back since the timer fired: the moment comes again.
+                self._timers.set(work.stream_id, work.shard, actor.state.next_wake_ms())
             # An answer may rest on events that are not committed yet: then it waits for them.
             if actor.uncommitted:
                 batch.part(shard).endings.append((work, ending))

@@ -7,6 +7,7 @@ where that is another process. The owner answers after the commit.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 #: How long a request may take altogether, and how long it waits for a shard that changes hands.
 REQUEST_SECONDS_MAX = 10.0
 OWNER_RETRY_SECONDS = 0.1
+#: How long the server may take to say that nothing more comes for a shard that is given up.
+CLOSE_SECONDS_MAX = 2.0
 #: Requests from other orchestrators under way at the same time.
 CONCURRENT_REQUESTS_MAX = 5_000
 #: Of what is wrong with a malformed request this much is told.
@@ -127,10 +130,12 @@ class OwnerService:
         )
 
     async def close_shard(self, shard: int) -> None:
-        """Stop answering for the shard."""
+        """Take no more requests for the shard; those that have come are answered, so that nobody waits in vain."""
         subscription = self._subscriptions.pop(shard, None)
         if subscription is not None:
-            await subscription.unsubscribe()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    await subscription.drain()
 
     def _on_message(self, shard: int, message: Msg) -> None:
         if not message.reply:

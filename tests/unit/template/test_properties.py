@@ -34,6 +34,15 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(TEXT, JSON, max_size=3)
 
 
+class _QuotingDumper(yaml.CSafeDumper):
+    """Quotes every text: PyYAML knows YAML 1.1 and leaves `08` plain, which is a number in YAML 1.2."""
+
+
+_QuotingDumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """A template in canonical keys, with an acyclic graph whose steps stand in any order."""
@@ -68,7 +77,7 @@ def test_round_trips(document: dict[str, Any]) -> None:
     """JSON, YAML and the canonical form of a template are one template."""
     first = load_template(json.dumps(document)).template
     again = load_template(first.canonical_json()).template
-    from_yaml = load_template(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False)).template
+    from_yaml = load_template(yaml.dump(document, Dumper=_QuotingDumper, sort_keys=False)).template
     assert again == first
     assert again.content_hash() == from_yaml.content_hash() == first.content_hash()
     assert TaskTemplate.model_validate(first.canonical()) == first
@@ -257,7 +266,7 @@ def test_garbage_that_looks_like_a_template(document: dict[str, Any], steps: lis
 @given(documents(), st.data())
 @settings(max_examples=80, deadline=None)
 def test_damaged_templates(document: dict[str, Any], data: st.DataObject) -> None:
-    text = yaml.dump(document, Dumper=yaml.CSafeDumper, allow_unicode=True)
+    text = yaml.dump(document, Dumper=_QuotingDumper, allow_unicode=True)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 8)))
     holds(text[:start] + data.draw(st.text(max_size=4)) + text[end:])
