@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """One event as the world sees it. The order of the fields is part of the contract: hashes cover it.
 
     `data` is the payload whose shape the event's `type` names in the catalogue.

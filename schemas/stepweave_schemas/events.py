@@ -17,7 +17,7 @@ from .raw import NO_RAW
 SCHEMA_VERSION = 1
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
     """Base of all events."""
 
     #: The event type, `<entity>.<verb>`: the struct's tag.

@@ -28,7 +28,7 @@ ERROR_TYPES: Final = (
 )
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """Base: which try it is about (all from the dispatch) and who says so."""
 
     #: The struct's tag.

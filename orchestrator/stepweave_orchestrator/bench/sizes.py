@@ -77,6 +77,6 @@ QUICK: Final = Sizes(
     small_task_runs=3,
     replay_seconds=1.0,
     idle_seconds=3.0,
-    seconds_max=30.0,
+    seconds_max=40.0,
     install_peers=False,
 )

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from stepweave.client import Client
-from stepweave.messaging import Connection
 from stepweave_eventstore.migrate import migrate
-from stepweave_eventstore.postgres import PostgresEventStore
+from stepweave_eventstore.store import EventStore
 from stepweave_orchestrator.embedded import existing_or_embedded_servers
 from stepweave_orchestrator.runtime.orchestrator import Orchestrator
+from stepweave_orchestrator.runtime.process import running_orchestrator
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_schemas.template import TaskTemplate
 
 from .addresses import DevAddresses, announced_dev
-from .orchestrator_process import start_whole
 from .worker_processes import WorkerProcesses, WorkerSettings
 
 Say = Callable[[str], None]
@@ -44,7 +43,7 @@ class Stack:
     dev_file: Path
     orchestrator: Orchestrator
     client: Client
-    store: PostgresEventStore
+    store: EventStore
 
 
 @asynccontextmanager
@@ -66,21 +65,11 @@ async def running_stack(
         applied = await migrate(servers.dsn)
         if applied:
             say(f"prepared the database: {len(applied)} migrations")
-        store = await PostgresEventStore.connect(servers.dsn)
-        stack.push_async_callback(store.close)
-        connection = await Connection.open(
-            servers.nats_url,
-            name="stepweave-orchestrator",
-            connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
-        )
-        stack.push_async_callback(connection.close)
         lease_ms = None if "STEPWEAVE_LEASE_MS" in os.environ else LEASE_MS
         settings = Settings.from_environment(
             database_url=servers.dsn, nats_url=servers.nats_url, lease_ms=lease_ms
         )
-        orchestrator = Orchestrator(settings, store, connection)
-        await start_whole(orchestrator)
-        stack.push_async_callback(orchestrator.stop)
+        orchestrator = await stack.enter_async_context(running_orchestrator(settings))
         client = Client(
             servers.nats_url,
             name="stepweave-dev",
@@ -88,7 +77,7 @@ async def running_stack(
             connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
         )
         stack.push_async_callback(client.close)
-        yield Stack(addresses, dev_file, orchestrator, client, store)
+        yield Stack(addresses, dev_file, orchestrator, client, orchestrator.store)
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ ACTIVE: Final[frozenset[str]] = frozenset({"enqueued", "in_progress"})
 TIMEOUT_GRACE_MS: Final = 5_000
 
 
-class Fault(msgspec.Struct):
+class Fault(msgspec.Struct, gc=False):
     """The last failure of a step."""
 
     error_type: str
@@ -39,7 +39,7 @@ class Fault(msgspec.Struct):
     at_ms: int
 
 
-class EarlierTry(msgspec.Struct, frozen=True):
+class EarlierTry(msgspec.Struct, frozen=True, gc=False):
     """A try that another one has followed."""
 
     lease_token: str
@@ -47,7 +47,7 @@ class EarlierTry(msgspec.Struct, frozen=True):
     settled_by: str
 
 
-class StepState(msgspec.Struct, kw_only=True):
+class StepState(msgspec.Struct, kw_only=True, gc=False):
     """One step of one task."""
 
     uuid: str
@@ -75,7 +75,7 @@ class StepState(msgspec.Struct, kw_only=True):
     updated_at_ms: int | None = None
 
 
-class TaskState(msgspec.Struct, kw_only=True):
+class TaskState(msgspec.Struct, kw_only=True, gc=False):
     """One task. Steps are numbered as in the plan."""
 
     task_id: str
