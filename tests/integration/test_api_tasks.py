@@ -165,8 +165,17 @@ async def test_cancelling_twice_is_once_and_an_ended_task_is_refused(system: Sys
         for fields in ({"reason": "x" * 2_000}, {"cancelled_by": "\x00"}):
             refused = await system.refusal("task.cancel", {"task_id": done, **fields})
             assert refused.code == "VALIDATION_FAILED"
-    listing = await system.types(task_id)
-    assert listing.count("task.cancelled") == 1
+    assert (await system.types(task_id)).count("task.cancelled") == 1
+
+
+async def test_a_task_that_ended_in_error_cannot_be_cancelled(system: System) -> None:
+    await system.register(template("fails", namespace=NAMESPACE, on_failure="fail"))
+    task_id, taken = await system.started("fails", namespace=NAMESPACE)
+    await taken.say("failure", error_message="no", retryable=False)
+    await system.wait(task_id, "error")
+    async with system.unharmed():
+        refused = await system.refusal("task.cancel", {"task_id": task_id})
+        assert (refused.code, refused.details["task_id"]) == ("CONFLICT", task_id)
 
 
 async def test_many_cancel_at_once(system: System) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import pytest
@@ -429,6 +430,49 @@ async def test_a_failure_may_not_ask_for_a_time_before_now(system: System) -> No
     scheduled = json.loads((await system.history(task_id))[-1].data)
     assert (scheduled["delay_source"], scheduled["delay_ms"]) == ("retry_after", 3_600_000)
     await system.request("task.cancel", {"task_id": task_id})
+
+
+ODD_VALUES: list[Any] = [
+    *(None, True, 0, -1, 1, 1.5, 1e300, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400),
+    *("", "\x00", "x", "x" * 10_000, "\ud800", "😀", [], [[]], {}, {"": {"\x00": "\udfff"}}, ["\x00"] * 50),
+]
+ODD_FIELDS = (
+    *("result", "metadata", "started_at_ms", "duration_ms", "error_message", "error_type", "error_code"),
+    *("retryable", "retry_after_ms", "deliveries", "worker_id", "step_name", "attempt", "unheard_of"),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_a_worker_with_the_right_token_says_the_system_goes_on(
+    system: System, seed: int
+) -> None:
+    """Odd values in every field: the message is refused or the try ends, and the task can always be shown."""
+    chance = random.Random(seed)
+    ended = refused_count = 0
+    for _ in range(40):
+        task_id, taken = await system.started("pair", namespace=NAMESPACE)
+        kind = chance.choice(["started", "success", "success", "failure", "failure", "lost", "released"])
+        fields = {"started_at_ms": 1, "deliveries": 2, "error_message": "no", "retryable": False}
+        for field in chance.sample(ODD_FIELDS, chance.randint(1, 3)):
+            fields[field] = chance.choice(ODD_VALUES)
+        before = refused(system)
+        # Unlike the encoder of ours it writes whatever it is given.
+        await system.say(taken.dispatch.result_subject, json.dumps(taken.outcome(kind, **fields)).encode())
+        types = await system.types(task_id)
+        if refused(system) > before:
+            refused_count += 1
+            assert types == ["task.created", "step.enqueued"], (kind, fields)
+        else:
+            ended += 1
+            assert len(types) > 2, (kind, fields)
+        task = await system.task(task_id)
+        assert len((await system.request("task.events", {"task_id": task_id}))["events"]) == len(types)
+        await system.client.get_results(task_id)
+        if task["status"] == "steps_in_process":
+            await system.request("task.cancel", {"task_id": task_id})
+    assert ended and refused_count
+    await system.proves_itself()
+    await system.verify()
 
 
 # -- old tries and repetitions -------------------------------------------------------------------

@@ -15,10 +15,11 @@ import pytest_asyncio
 
 from stepweave import RetryableError, StepContext, step_handler
 from stepweave.testing import eventually
-from stepweave_eventstore.store import EventRecord, TaskFilter, TaskRow
+from stepweave_eventstore.store import Append, EventRecord, EventStoreError, TaskFilter, TaskRow
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot
 from stepweave_orchestrator.runtime import consumer
 from stepweave_orchestrator.runtime.rebuild import rebuild
+from stepweave_schemas.mint import uuid7
 
 from .conftest import GOOD_NAMESPACE, SHARDS, WAIT_SECONDS, Refused, System, running_system, template
 
@@ -233,6 +234,57 @@ async def test_a_task_that_cannot_be_rebuilt_harms_no_other_and_loses_nothing(
     await system.all_taken()
     assert (await system.task(task_id))["steps"][0]["current_state"] == "complete"
     await system.request("task.cancel", {"task_id": task_id})
+
+
+async def test_a_store_that_refuses_for_a_while_loses_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with rights that are missing, until somebody grants them."""
+    task_id, taken = await system.started("chain", namespace=NAMESPACE)
+    append = system.store.append
+    failed = 0
+
+    async def fails(batch: Append) -> set[int]:
+        nonlocal failed
+        failed += 1
+        if failed <= 2:
+            raise EventStoreError("no rights")
+        return await append(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system.store, "append", fails)
+        await system.publish(taken.dispatch.result_subject, taken.outcome("success", result=1))
+        await system.proves_itself()
+    assert failed > 2
+    await system.all_taken()
+    assert (await system.types(task_id))[2:] == ["step.completed", "step.enqueued"]
+    await system.request("task.cancel", {"task_id": task_id})
+
+
+async def test_a_command_that_no_commit_can_carry_harms_no_other(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours, met by one of many commands in a batch: it alone is refused."""
+    append = system.store.append
+    blamed = uuid7()
+
+    async def fails(batch: Append) -> set[int]:
+        if any(event.task_id == blamed for event in batch.events):
+            raise KeyError("a fault")
+        return await append(batch)
+
+    request = {"name": "chain", "namespace": GOOD_NAMESPACE}
+    with monkeypatch.context() as patch:
+        patch.setattr(system.store, "append", fails)
+        endings = await asyncio.gather(
+            system.refusal("task.create", {**request, "task_id": blamed}),
+            *(system.create(**request) for _ in range(20)),
+        )
+        assert endings[0].code in ("VALIDATION_FAILED", "INTERNAL_ERROR")
+        for task_id in endings[1:]:
+            await system.wait(task_id)
+    assert await system.history(blamed) == []
+    await system.proves_itself()
 
 
 async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) -> None:

@@ -21,8 +21,11 @@ from __future__ import annotations
 
 def main() -> None:
     """The entry point `stepweave`; ends the process."""
-    from .app import run
-
+    try:
+        from .app import run
+    except KeyboardInterrupt:
+        # Ctrl-C before the program is loaded.
+        raise SystemExit(130) from None
     run()
 
 

@@ -79,7 +79,13 @@ class Orchestrator:
         self.timers = Timers(self._on_due)
         self.projector = Projector(store, self.loader)
         self.publisher = Publisher(
-            settings, self.messages, self.streams, self.metrics, self._may_publish, self._on_room
+            settings,
+            self.messages,
+            self.streams,
+            self.metrics,
+            self._may_publish,
+            self._on_room,
+            self._on_shard_in_doubt,
         )
         self.owner = OwnerLoop(
             settings,
@@ -259,7 +265,7 @@ class Orchestrator:
         self.leases.nudge()
 
     def _on_shard_in_doubt(self, shard: int) -> None:
-        """An append did not match the shard's row: look who owns it, and start over where that is still us."""
+        """What we know of a shard is wrong: look who owns it, and start over where that is still us."""
         epoch = self.leases.epochs.get(shard)
         if epoch is None:
             self.owner.drop_shard(shard)

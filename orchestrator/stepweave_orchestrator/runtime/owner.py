@@ -23,6 +23,7 @@ import structlog
 
 from stepweave_eventstore.store import (
     EventStore,
+    EventStoreError,
     Snapshot,
     StoreUnavailable,
     UnstorableEvent,
@@ -95,6 +96,9 @@ class OwnerLoop:
         self._to_load: dict[str, int] = {}
         self._open = Batch()
         self._committing: Batch | None = None
+        self._store_failures = 0
+        #: What ended a task of the loop that must not end.
+        self._fault: BaseException | None = None
         self._kick = asyncio.Event()
         #: Set at the end of each turn of the loop.
         self._progress = asyncio.Event()
@@ -185,6 +189,8 @@ class OwnerLoop:
             while True:
                 await self._kick.wait()
                 self._kick.clear()
+                if self._fault is not None:
+                    raise self._fault
                 self._decide_available()
                 # Not only after a commit: questions bring actors into memory too.
                 self._evict()
@@ -205,8 +211,14 @@ class OwnerLoop:
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
         return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fault = error
+            self._kick.set()
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -345,7 +357,10 @@ class OwnerLoop:
     def _new_actor(self, work: Work) -> Actor:
         actor: Actor
         if isinstance(work.seed, TemplateState):
-            actor = TemplateActor(work.seed, work.stream_id, work.shard)
+            # A state of its own: the command may be decided again after a roll-back.
+            actor = TemplateActor(
+                TemplateState(work.seed.namespace, work.seed.name), work.stream_id, work.shard
+            )
         elif isinstance(work.seed, SystemState):
             actor = SystemActor(work.stream_id, work.seed.version, work.shard)
         else:
@@ -369,10 +384,15 @@ class OwnerLoop:
             self._look_up_first(set(error.task_ids))
         except UnstorableEvent as error:
             self._isolate(batch, error)
-        except StoreUnavailable as error:
+        except EventStoreError as error:
             self._roll_back(batch)
             await self._await_store(error)
+        except Exception as error:
+            # A fault of ours in one of the commands: find it by committing them one by one.
+            log.exception("a commit could not be made")
+            self._isolate(batch, error)
         else:
+            self._store_failures = 0
             self._settle(batch, appended)
         finally:
             self._committing = None
@@ -421,7 +441,7 @@ class OwnerLoop:
             if work.stream_id in stream_ids:
                 work.fresh = False
 
-    def _isolate(self, batch: Batch, error: UnstorableEvent) -> None:
+    def _isolate(self, batch: Batch, error: Exception) -> None:
         works = batch.works()
         self._roll_back(batch)
         if len(works) == 1:
@@ -432,12 +452,15 @@ class OwnerLoop:
         for work in works:
             work.alone = True
 
-    async def _await_store(self, error: StoreUnavailable) -> None:
+    async def _await_store(self, error: EventStoreError) -> None:
         """Wait for the store, then find out what of the last append it holds."""
-        log.warning("the event store is away; nothing is lost, waiting for it", error=str(error))
+        if isinstance(error, StoreUnavailable):
+            log.warning("the event store is away; nothing is lost, waiting for it", error=str(error))
+        else:
+            log.error("the event store refuses to append; nothing is lost, trying again", error=str(error))
         attempt = 0
         while self.shards:
-            await asyncio.sleep(STORE_RETRY_SECONDS[min(attempt, len(STORE_RETRY_SECONDS) - 1)])
+            await self._pause_for_store()
             attempt += 1
             try:
                 rows = {row.shard: row for row in await self._store.shards()}
@@ -454,10 +477,16 @@ class OwnerLoop:
                         assert self.publish_tail is not None
                         log.info("publishing a tail that was committed unseen", shard=number, after=before)
                         await self.publish_tail(shard)
-            except StoreUnavailable:
+            except EventStoreError:
                 continue
-            log.info("the event store is back", attempts=attempt)
+            log.info("the event store answers", attempts=attempt)
             return
+
+    async def _pause_for_store(self) -> None:
+        """Longer after each failure in a row, whatever failed; a commit that succeeds starts over."""
+        pause = STORE_RETRY_SECONDS[min(self._store_failures, len(STORE_RETRY_SECONDS) - 1)]
+        self._store_failures += 1
+        await asyncio.sleep(pause)
 
     # -- actors that are not in memory -----------------------------------------------------------
 
@@ -468,16 +497,15 @@ class OwnerLoop:
             self._loading = self._spawn(self._load())
 
     async def _load(self) -> None:
-        attempt = 0
         while self._to_load:
             stream_ids = list(self._to_load)[:LOAD_BATCH_MAX]
             try:
                 loaded = await self._loader.load(stream_ids)
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_RETRY_SECONDS[min(attempt, len(STORE_RETRY_SECONDS) - 1)])
-                attempt += 1
+            except EventStoreError as error:
+                log.warning("actors cannot be loaded, trying again", count=len(stream_ids), error=str(error))
+                await self._pause_for_store()
                 continue
-            attempt = 0
+            self._store_failures = 0
             for stream_id in stream_ids:
                 self._to_load.pop(stream_id, None)
                 works = self._parked.pop(stream_id, None)
@@ -523,7 +551,7 @@ class OwnerLoop:
     async def _save_snapshot(self, snapshot: Snapshot) -> None:
         try:
             await self._store.save_snapshot(snapshot)
-        except StoreUnavailable as error:
+        except EventStoreError as error:
             log.info("a snapshot was not written; replay takes longer", error=str(error))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -63,6 +64,7 @@ class Publisher:
         metrics: Metrics,
         may_publish: Callable[[int], bool],
         on_room: Callable[[], None],
+        on_fault: Callable[[int], None],
     ) -> None:
         self._settings = settings
         self._messages = messages
@@ -70,6 +72,7 @@ class Publisher:
         self._metrics = metrics
         self._may_publish = may_publish
         self._on_room = on_room
+        self._on_fault = on_fault
         self._lanes: dict[int, _Lane] = {}
         self._moved = asyncio.Event()
         self.backlog_events = 0
@@ -167,7 +170,13 @@ class Publisher:
         if self._lanes.get(shard) is lane:
             task = asyncio.ensure_future(self._dispatch_later(shard, orders))
             lane.retrying.add(task)
-            task.add_done_callback(lane.retrying.discard)
+            task.add_done_callback(partial(self._retried, shard, lane))
+
+    def _retried(self, shard: int, lane: _Lane, task: asyncio.Future[None]) -> None:
+        lane.retrying.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("dispatching failed", shard=shard, exc_info=error)
+            self._on_fault(shard)
 
     async def _dispatch_later(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
         attempt = 0
@@ -204,6 +213,10 @@ class Publisher:
                 self._metrics.published(len(events), len(messages))
                 self._moved.set()
                 self._on_room()
+        except Exception:
+            # Not a fault of NATS, those are tried again: start over from what is known to be published.
+            log.exception("publishing failed", shard=shard)
+            asyncio.get_running_loop().call_soon(self._on_fault, shard)
         finally:
             lane.task = None
 

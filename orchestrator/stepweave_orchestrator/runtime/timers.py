@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 #: Longest sleep, so that a jump of the wall clock is noticed.
 SLEEP_SECONDS_MAX = 30.0
+#: Entries out of date that the heap may hold beyond its live ones.
+STALE_ENTRIES_MAX = 1_000
 
 
 class Timers:
@@ -35,6 +37,9 @@ class Timers:
             return
         self._current[task_id] = wake_at_ms
         heapq.heappush(self._heap, (wake_at_ms, task_id, shard))
+        if len(self._heap) > 2 * len(self._current) + STALE_ENTRIES_MAX:
+            self._heap = [entry for entry in self._heap if self._current.get(entry[1]) == entry[0]]
+            heapq.heapify(self._heap)
         if self._armed_at_ms is None or wake_at_ms < self._armed_at_ms:
             self._arm()
 

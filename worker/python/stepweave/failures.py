@@ -36,7 +36,8 @@ def failure_of(error: BaseException) -> StepHandlerResult:
     kind = ErrorType.TIMEOUT if isinstance(error, TimeoutError) else ErrorType.HANDLER_ERROR
     name = type(error).__qualname__
     return StepHandlerResult.failure(
-        _text_of(error) or name,
+        # Many of Python's own say little without their name: `KeyError: 'order_id'`.
+        f"{name}: {_text_of(error)}" if _text_of(error) else name,
         kind,
         True,
         error_code=name,
