@@ -277,7 +277,7 @@ async def test_any_json_is_a_result(system: System, what: str, result: Any) -> N
 
 async def test_errors_of_any_length_and_content_are_reported(system: System) -> None:
     failed = await failure(system, await run(system, "shouts"))
-    assert failed["error_message"].startswith("long \x00 ? mmm")
+    assert "long \x00 ? mmm" in failed["error_message"]
     assert len(failed["error_message"]) < 10_000
     failed = await failure(system, await run(system, "burdened"))
     assert failed["error_message"] == "too much to say"

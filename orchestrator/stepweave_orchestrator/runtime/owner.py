@@ -201,8 +201,9 @@ class OwnerLoop:
                     if self._inbox:
                         self._kick.set()
                 self._progress.set()
-                # Let the connections breathe between two slices.
-                await asyncio.sleep(0)
+                if self._kick.is_set():
+                    # Let the connections breathe between two slices.
+                    await asyncio.sleep(0)
         finally:
             for task in self._tasks:
                 task.cancel()

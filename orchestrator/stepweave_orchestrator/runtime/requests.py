@@ -417,7 +417,9 @@ def _done(ending: Ending, stream_id: str) -> Done:
             raise ApiError("NOT_FOUND", f"there is no task {stream_id}", task_id=stream_id)
         raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
     if isinstance(ending, Unstorable):
-        raise ApiError("VALIDATION_FAILED", f"the event store does not take this text: {ending}")
+        raise ApiError(
+            "VALIDATION_FAILED", "the event store does not take this; the orchestrator's log has the reason"
+        )
     raise ending
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import re
 from collections import deque
@@ -14,6 +15,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as ClientSubscription
+from nats.aio.transport import TcpTransport
 
 from stepweave.cancellation import end_tasks
 from stepweave.telemetry import get_logger
@@ -40,6 +42,8 @@ log = get_logger("stepweave.messaging")
 
 #: What one write to the client's buffer takes at most.
 _BURST_BYTES_MAX: Final = 256 * 1024
+#: Frames written past the client's buffer in one go; more go through it, with its back pressure.
+_DIRECT_FRAMES_MAX: Final = 4_096
 #: A frame, and whether it is kept while the link is down.
 _Outgoing = tuple[bytes, bool]
 
@@ -150,6 +154,10 @@ class Connection:
         self._listeners: list[Callable[[], None]] = []
         self._outbox: deque[_Outgoing] = deque()
         self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        #: Writing runs in it, not in the context of whoever sent first.
+        self._context = contextvars.copy_context()
+        self._write_scheduled = False
         self._sender: asyncio.Task[None] | None = None
         self._rebuilder: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
@@ -316,7 +324,30 @@ class Connection:
             log.warning("the outbox is full, a message was dropped", connection=self.name)
             return
         self._outbox.append((frame, keep))
-        self._wake.set()
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self._loop.call_soon(self._write_out, context=self._context)
+
+    def _write_out(self) -> None:
+        """At the end of this turn of the loop: everything sent in it, in one write to the socket.
+
+        The way over the client's buffer and its flusher task takes two more turns; it is for what this cannot do.
+        """
+        self._write_scheduled = False
+        client = self._client
+        transport = client._transport
+        if (
+            not isinstance(transport, TcpTransport)
+            or not (self._connected.is_set() and client.is_connected)
+            or client._pending
+            or len(self._outbox) > _DIRECT_FRAMES_MAX
+            or transport._io_writer is None
+            or transport._io_writer.transport.get_write_buffer_size() > CLIENT_BUFFER_BYTES_MAX
+        ):
+            self._wake.set()
+            return
+        transport.write(b"".join([frame for frame, _ in self._outbox]))  # type: ignore[no-untyped-call]
+        self._outbox.clear()
 
     async def subscribe(
         self, subject: str, on_message: Callable[[Msg], None], *, queue: str = ""
