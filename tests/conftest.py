@@ -32,6 +32,10 @@ from hypothesis import settings
 
 from stepweave_orchestrator.embedded import EmbeddedNats, EmbeddedPostgres, EmbeddedServerError, Servers
 
+# Before any test module imports them: golden histories use them too.
+pytest.register_assert_rewrite(
+    "tests.unit.core.invariants", "tests.unit.core.scenario", "tests.unit.core.world"
+)
 # The same examples in every run; `STEPWEAVE_EXAMPLES` (any value) looks for new ones.
 settings.register_profile("fixed", derandomize="STEPWEAVE_EXAMPLES" not in os.environ, deadline=None)
 settings.load_profile("fixed")

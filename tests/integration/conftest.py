@@ -14,7 +14,7 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,7 +24,7 @@ import pytest_asyncio
 from tests.conftest import _delete_our_streams, _execute, run_alone
 
 from stepweave import Client, Registry, StepContext, Worker, step_handler
-from stepweave.messaging import ACK, Connection, RequestTimeout
+from stepweave.messaging import ACK, Connection
 from stepweave.responses import TaskResponse
 from stepweave.testing import eventually
 from stepweave_eventstore.audit import verify
@@ -277,11 +277,26 @@ class System:
         assert message.data, f"no dispatch came: {message.headers}"
         return Try(self, decode_dispatch(message.data), message.reply)
 
+    async def finish(self, taken: Try) -> None:
+        """The first of two steps is still good, whatever was said about it: let its task run to its end."""
+        await taken.say("success", result={"fine": True})
+        await (await self.take(taken.dispatch.namespace)).say("success", result=None)
+        assert (await self.task(taken.dispatch.task_id))["status"] == "complete"
+
+    @property
+    def refused_count(self) -> int:
+        """How many messages of workers were refused so far."""
+        return self.orchestrator.metrics.messages_refused
+
     async def nothing_dispatched(self, namespace: str) -> None:
-        """Every dispatch of a namespace was taken and acknowledged, and none is waiting."""
+        """Wait until every dispatch of a namespace was taken and acknowledged."""
         jetstream = self.connection.client.jetstream()
-        info = await jetstream.stream_info(subjects.dispatch_stream(namespace))
-        assert info.state.messages == 0
+
+        async def empty() -> bool:
+            info = await jetstream.stream_info(subjects.dispatch_stream(namespace))
+            return info.state.messages == 0
+
+        await eventually(empty, timeout_seconds=WAIT_SECONDS, what="no dispatch left")
 
     async def started(self, name: str, *, namespace: str, **fields: Any) -> tuple[str, Try]:
         """Create a task of one step and take its dispatch."""
@@ -321,12 +336,6 @@ class System:
             self.nats_url, namespaces=[namespace], handlers=Registry(handlers), **options
         ) as worker:
             yield worker
-
-    async def silent(self, subject: str, payload: bytes) -> None:
-        """Send a request that nobody may answer at once, and see that the link holds."""
-        with suppress(RequestTimeout):
-            await self.connection.request(subject, payload, timeout_seconds=0.1)
-        await self.connection.flush()
 
 
 @pytest.fixture(scope="module")

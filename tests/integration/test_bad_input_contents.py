@@ -15,7 +15,7 @@ from stepweave_schemas.dispatch import RESULT_BYTES_MAX
 from stepweave_schemas.identity import shard_of
 from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX
 
-from .conftest import SHARDS, System, Try, json_of, template
+from .conftest import SHARDS, System, json_of, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,18 +31,6 @@ STEPS: list[dict[str, Any]] = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def templates(system: System) -> None:
     await system.register(template("pair", STEPS, namespace=NAMESPACE))
-
-
-async def finish(system: System, taken: Try) -> None:
-    """The try that was tampered with is still good: report it, and let the task run to its end."""
-    await taken.say("success", result={"fine": True})
-    await (await system.take(taken.dispatch.namespace)).say("success", result=None)
-    assert (await system.task(taken.dispatch.task_id))["status"] == "complete"
-
-
-def refused(system: System) -> int:
-    """How many messages were refused so far."""
-    return system.orchestrator.metrics.messages_refused
 
 
 @pytest.mark.parametrize(
@@ -101,12 +89,12 @@ async def test_half_a_surrogate_pair_spoils_only_its_own_result(system: System) 
 async def test_a_result_nested_too_deeply_to_be_read_is_refused(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
     told = encode(taken.outcome("success"))
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         for deep in (b"[" * 5_000 + b"]" * 5_000, b'{"a":' * 20_000 + b"1" + b"}" * 20_000):
             await system.say(taken.dispatch.result_subject, told[:-1] + b',"result":%b}' % deep)
-        assert refused(system) == before + 2
-    await finish(system, taken)
+        assert system.refused_count == before + 2
+    await system.finish(taken)
 
 
 async def test_a_forged_result_that_cannot_be_stored_fails_nothing(system: System) -> None:
@@ -115,7 +103,7 @@ async def test_a_forged_result_that_cannot_be_stored_fails_nothing(system: Syste
         for result in (b'"\xff"', b'"' + b"x" * RESULT_BYTES_MAX + b'"'):
             told = encode(taken.outcome("success", lease_token="forged"))
             await system.say(taken.dispatch.result_subject, told[:-1] + b',"result":%b}' % result)
-    await finish(system, taken)
+    await system.finish(taken)
 
 
 async def test_odd_but_sound_results_reach_their_readers(system: System) -> None:
@@ -221,11 +209,11 @@ async def test_whatever_a_worker_with_the_right_token_says_the_system_goes_on(
         fields = {"started_at_ms": 1, "deliveries": 2, "error_message": "no", "retryable": False}
         for field in chance.sample(ODD_FIELDS, chance.randint(1, 3)):
             fields[field] = chance.choice(ODD_VALUES)
-        before = refused(system)
+        before = system.refused_count
         # Unlike the encoder of ours it writes whatever it is given.
         await system.say(taken.dispatch.result_subject, json.dumps(taken.outcome(kind, **fields)).encode())
         types = await system.types(task_id)
-        if refused(system) > before:
+        if system.refused_count > before:
             refused_count += 1
             assert types == ["task.created", "step.enqueued"], (kind, fields)
         else:

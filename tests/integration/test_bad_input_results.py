@@ -16,7 +16,7 @@ from stepweave_schemas.identity import shard_of, step_uuid
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.result import RESULTS_PER_MESSAGE_MAX
 
-from .conftest import SHARDS, System, Try, template
+from .conftest import SHARDS, System, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,18 +33,6 @@ STEPS: list[dict[str, Any]] = [
 async def templates(system: System) -> None:
     for namespace in (NAMESPACE, "other"):
         await system.register(template("pair", STEPS, namespace=namespace))
-
-
-async def finish(system: System, taken: Try) -> None:
-    """The try that was tampered with is still good: report it, and let the task run to its end."""
-    await taken.say("success", result={"fine": True})
-    await (await system.take(taken.dispatch.namespace)).say("success", result=None)
-    assert (await system.task(taken.dispatch.task_id))["status"] == "complete"
-
-
-def refused(system: System) -> int:
-    """How many messages were refused so far."""
-    return system.orchestrator.metrics.messages_refused
 
 
 # -- messages that are none ----------------------------------------------------------------------
@@ -74,11 +62,11 @@ def refused(system: System) -> int:
 )
 async def test_what_is_no_outcome_is_refused(system: System, payload: bytes) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, payload)
-        assert refused(system) == before + 1
-    await finish(system, taken)
+        assert system.refused_count == before + 1
+    await system.finish(taken)
 
 
 FORGED: list[dict[str, Any]] = [
@@ -126,12 +114,12 @@ async def test_forged_outcomes_of_every_kind_are_refused(system: System, kind: s
     if kind == "success":
         missing = [one for one in missing if one.keys() != good.keys() - {"result"}]
     forged = [{**good, **change} for change in FORGED] + missing
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, *forged)
-        assert refused(system) == before + len(forged)
+        assert system.refused_count == before + len(forged)
         assert (await system.task(task_id))["steps"][0]["current_state"] == "enqueued"
-    await finish(system, taken)
+    await system.finish(taken)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +144,11 @@ async def test_fields_of_the_wrong_type_are_refused(
     system: System, kind: str, fields: dict[str, Any]
 ) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, taken.outcome(kind, **fields))
-        assert refused(system) == before + 1
-    await finish(system, taken)
+        assert system.refused_count == before + 1
+    await system.finish(taken)
 
 
 # -- the wrong place -----------------------------------------------------------------------------
@@ -184,13 +172,13 @@ async def test_a_result_must_come_on_the_subject_of_its_task(system: System) -> 
         f"sw.cmd.{shard}.x",
         f"sw.cmd.{shard}.a.b.c",
     ]
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         for place in places:
             await system.say(place, good)
-        assert refused(system) == before + len(places)
-    await finish(system, taken)
-    await finish(system, other)
+        assert system.refused_count == before + len(places)
+    await system.finish(taken)
+    await system.finish(other)
 
 
 async def test_no_stream_takes_what_no_orchestrator_would_read(system: System) -> None:
@@ -209,7 +197,7 @@ async def test_no_stream_takes_what_no_orchestrator_would_read(system: System) -
         ):
             with pytest.raises(NoStreamResponseError):
                 await system.publish(place, good)
-    await finish(system, taken)
+    await system.finish(taken)
 
 
 async def test_a_task_of_another_namespace_cannot_be_reported(system: System) -> None:
@@ -220,12 +208,12 @@ async def test_a_task_of_another_namespace_cannot_be_reported(system: System) ->
         await system.say(
             subjects.result("other", shard, taken.dispatch.task_id), taken.outcome("success", result=1)
         )
-    await finish(system, taken)
+    await system.finish(taken)
 
 
 async def test_results_for_tasks_that_are_none(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
-    before = refused(system)
+    before = system.refused_count
     unknown = [uuid7() for _ in range(20)]
     async with system.unharmed():
         for task_id in unknown:
@@ -234,8 +222,8 @@ async def test_results_for_tasks_that_are_none(system: System) -> None:
                 subjects.result(NAMESPACE, shard, task_id),
                 taken.outcome("success", task_id=task_id, step_uuid=step_uuid(task_id, "first"), result=1),
             )
-        assert refused(system) == before + len(unknown)
-    await finish(system, taken)
+        assert system.refused_count == before + len(unknown)
+    await system.finish(taken)
 
 
 # -- arrays --------------------------------------------------------------------------------------
@@ -244,12 +232,12 @@ async def test_results_for_tasks_that_are_none(system: System) -> None:
 async def test_an_array_with_one_bad_element_is_refused_as_a_whole(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
     good = taken.outcome("success", result={"fine": True})
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         for bad in (7, None, {**good, "kind": "won"}, {**good, "task_id": "42"}, {**good, "worker_id": ""}):
             await system.say(taken.dispatch.result_subject, [good, bad])
-        assert refused(system) == before + 5
-    await finish(system, taken)
+        assert system.refused_count == before + 5
+    await system.finish(taken)
 
 
 async def test_a_forged_element_does_not_harm_the_others(system: System) -> None:
@@ -264,10 +252,10 @@ async def test_a_forged_element_does_not_harm_the_others(system: System) -> None
 async def test_an_array_has_a_largest_length(system: System) -> None:
     _, taken = await system.started("pair", namespace=NAMESPACE)
     good = taken.outcome("success", result={"fine": True})
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         await system.say(taken.dispatch.result_subject, [good] * (RESULTS_PER_MESSAGE_MAX + 1))
-        assert refused(system) == before + 1
+        assert system.refused_count == before + 1
     await system.say(taken.dispatch.result_subject, [good] * RESULTS_PER_MESSAGE_MAX)
     assert (await system.types(taken.dispatch.task_id)).count("step.completed") == 1
     await (await system.take(NAMESPACE)).say("success", result=None)
@@ -289,7 +277,7 @@ async def test_the_result_of_an_old_try_is_recorded_once_and_changes_nothing(sys
         await old.say("success", result="forged", attempt=2)
         await new.say("success", result="forged", attempt=1)
         await old.say("success", result="forged", attempt=3)
-    await finish(system, new)
+    await system.finish(new)
     types = await system.types(task_id)
     assert types.count("step.result_refused") == 1
     assert (await system.client.get_results(task_id))["first"] == {"fine": True}
@@ -334,15 +322,15 @@ async def test_thousands_of_forged_messages_do_not_grow_the_ledger(system: Syste
     _, taken = await system.started("pair", namespace=NAMESPACE)
     forged = encode(taken.outcome("success", lease_token="forged", result={"x": "y" * 200}))
     packed = b"[" + b",".join([forged] * 100) + b"]"
-    before = refused(system)
+    before = system.refused_count
     async with system.unharmed():
         for _ in range(6):
             await asyncio.gather(
                 *(system.publish(taken.dispatch.result_subject, forged, packed) for _ in range(5))
             )
         await system.all_taken()
-        assert refused(system) == before + 30 * 101
-    await finish(system, taken)
+        assert system.refused_count == before + 30 * 101
+    await system.finish(taken)
 
 
 async def test_ten_megabytes_never_leave_the_worker(system: System) -> None:
@@ -352,7 +340,7 @@ async def test_ten_megabytes_never_leave_the_worker(system: System) -> None:
         with pytest.raises(PayloadTooLarge):
             system.connection.send(taken.dispatch.result_subject, payload)
         assert system.connection.connected
-    await finish(system, taken)
+    await system.finish(taken)
 
 
 # -- dispatches that no orchestrator made --------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -322,8 +323,21 @@ def test_replay(stepweave: Type) -> None:
     assert then["at_version"] == 3 and then["events"] == now["events"][:3]
     states = {step["name"]: step["current_state"] for step in then["state"]["steps"]}
     assert states["look_up_person"] == "complete" and states["send"] == "pending"
-    table = stepweave("replay", task_id, "--at-version", "999")
-    assert table.code == 0 and "task.completed" in table.out and "its state now" in table.err
+    assert "task.completed" in stepweave("replay", task_id).out
+    for beyond in (len(now["events"]) + 1, 2**40):
+        refused = stepweave("replay", task_id, "--at-version", str(beyond))
+        assert (refused.code, refused.out) == (3, "")
+        assert f"the task has {len(now['events'])} events" in refused.err
+    # No advice while what one append did is seen in part: the event that makes a step ready follows.
+    for event in then["events"], now["events"][:-1]:
+        version = str(event[-1]["version"])
+        part = stepweave("replay", task_id, "--at-version", version, "-o", "json")
+        assert json.loads(part.out)["state"]["recommended_action"] is None
+        assert not re.search(
+            "^next ", stepweave("replay", task_id, "--at-version", version).out, re.MULTILINE
+        )
+    ready = stepweave("replay", task_id, "--at-version", "2", "-o", "json")
+    assert json.loads(ready.out)["state"]["recommended_action"] is not None
     assert stepweave("replay", task_id, "--at-time", "2000-01-01T00:00:00Z").code == 3
     at_creation = stepweave("replay", task_id, "--at-time", task["created_at"], "-o", "json")
     assert json.loads(at_creation.out)["state"]["status"] == "steps_in_process"

@@ -275,6 +275,23 @@ def test_demo_fails_where_a_run_does_not_end_as_it_says(
     assert demo.out.count("NOT AS EXPECTED") == 3
 
 
+def test_demo_on_a_database_that_has_other_templates(
+    start: Start, tmp_path: Path, database_url: str, nats_url: str
+) -> None:
+    servers = {"DATABASE_URL": database_url, "NATS_URL": nats_url}
+    example(tmp_path / "examples" / "shop", right={"context": {"card": "ok"}})
+    first = start(".", "demo", "--examples", "examples", **servers)
+    assert first.popen.wait(PATIENCE_SECONDS) == 0, first.err
+    (tmp_path / "examples" / "shop" / "template.yaml").write_text(
+        _TEMPLATE.replace("max_attempts: 2", "max_attempts: 3")
+    )
+    second = start(".", "demo", "--examples", "examples", **servers)
+    assert second.popen.wait(PATIENCE_SECONDS) == 4, second.err
+    assert "differs from the registered shop/pay:1.0.0" in second.err
+    assert "raise its version, or give another database in DATABASE_URL" in second.err
+    assert "remove" not in second.err
+
+
 def test_demo_is_interrupted(start: Start, tmp_path: Path, cluster: Callable[..., None]) -> None:
     example(tmp_path / "examples" / "shop", hang={"context": {"card": "ok", "hang": True}})
     cluster(".", ".data/demo")

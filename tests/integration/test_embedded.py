@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import nats
@@ -43,6 +44,7 @@ GONE_TIMEOUT_SECONDS = 30.0
 HOLDER = """
 import asyncio, json, sys
 from pathlib import Path
+from urllib.parse import urlsplit
 from stepweave_orchestrator.embedded import embedded_servers
 
 async def main():
@@ -562,3 +564,31 @@ def open_python(account: process.Account) -> str | None:
 
 def test_everything_public_is_there() -> None:
     assert all(hasattr(embedded, name) for name in embedded.__all__)
+
+
+async def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
+    async with existing_or_embedded_servers(tmp_path / "data") as addresses:
+        for url in (addresses.nats_url, addresses.dsn):
+            port = urlsplit(url).port
+            victims = [
+                child
+                for child in psutil.Process().children()
+                for each in child.net_connections("tcp")
+                if each.status == psutil.CONN_LISTEN and each.laddr.port == port
+            ]
+            assert victims
+            for victim in victims:
+                victim.kill()
+                victim.wait(10)
+            deadline = time.monotonic() + 20
+            while not _answers(port):
+                assert time.monotonic() < deadline, "the server did not come back"
+                await asyncio.sleep(0.05)
+
+
+def _answers(port: int | None) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port or 0), 1).close()
+    except OSError:
+        return False
+    return True

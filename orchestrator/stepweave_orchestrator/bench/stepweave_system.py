@@ -89,7 +89,7 @@ class StepweaveSystem:
             **self._server_settings,
             "event_loop": f"uvloop {importlib.metadata.version('uvloop')}",
             "orchestrators": 1,
-            "workers": "1 process, its default concurrency, an async handler that does nothing",
+            "workers": "1 process, 500 steps at a time, an async handler that does nothing",
             "submit": "Client.create_task for latency, Client.create_tasks for bursts",
             "two_orchestrators": "the same worker",
         }

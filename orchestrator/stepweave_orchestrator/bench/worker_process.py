@@ -16,6 +16,9 @@ from stepweave_orchestrator.cli.logs import LogLevelName, LogStyle, configure_lo
 
 from .workflows import HANDLER, NAMESPACE
 
+#: Steps of one worker process at a time. An async handler costs little, and more at once means fuller messages.
+CONCURRENCY = 500
+
 
 @step_handler(HANDLER)
 async def noop() -> dict[str, Any]:
@@ -27,7 +30,7 @@ async def main() -> None:
     """Run until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with Worker(namespaces=[NAMESPACE], handlers=[noop]):
+    async with Worker(namespaces=[NAMESPACE], handlers=[noop], concurrency=CONCURRENCY):
         print("{}", flush=True)
         await stop.wait()
 

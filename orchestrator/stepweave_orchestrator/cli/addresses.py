@@ -10,18 +10,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-from .errors import CommandError, ExitCode
+from .errors import DATABASE_EXAMPLE, CommandError, ExitCode
 
 DEV_FILE: Final = "dev.json"
 DEFAULT_DATA_DIR: Final = ".data"
 #: Names the data folder for `dev` and for the commands that look for a running one.
 DATA_DIR_VARIABLE: Final = "STEPWEAVE_DATA_DIR"
 DEFAULT_NATS_URL: Final = "nats://127.0.0.1:4222"
+_NATS_EXAMPLE: Final = "nats://user:password@host:4222"
+_DATABASE_SCHEMES: Final = ("postgresql", "postgres")
+_NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 
 
 class DevAddresses(NamedTuple):
@@ -39,6 +43,52 @@ def data_folder() -> Path:
 def without_secrets(url: str) -> str:
     """An address that may be shown: the password is left out."""
     return re.sub(r"//([^/@:]*)(:[^/@]*)?@", r"//\1@", url)
+
+
+def check_database_address(url: str) -> None:
+    """Raise `CommandError` where this is no address of a PostgreSQL database. Its text never shows the address."""
+    fault = _fault(url, _DATABASE_SCHEMES)
+    if fault:
+        raise _malformed("DATABASE_URL (--database-url)", fault, DATABASE_EXAMPLE)
+
+
+def check_nats_address(url: str) -> None:
+    """Raise `CommandError` where this is no address of NATS, nor several with commas; never shows the address."""
+    servers = [part.strip() for part in url.split(",") if part.strip()]
+    faults = [
+        # NATS takes a bare host as well.
+        _fault(server if "://" in server else f"nats://{server}", _NATS_SCHEMES, host_needed=True)
+        for server in servers
+    ]
+    fault = next(filter(None, faults), "") if servers else "it names no server"
+    if fault:
+        raise _malformed("NATS_URL (--nats-url)", fault, _NATS_EXAMPLE)
+
+
+def _malformed(name: str, fault: str, example: str) -> CommandError:
+    return CommandError(f"{name} is malformed: {fault}; write it like {example}", ExitCode.USAGE)
+
+
+def _fault(url: str, schemes: Sequence[str], *, host_needed: bool = False) -> str:
+    """What is wrong with an address, empty where nothing is. Names no part of it: each may hold the password."""
+    try:
+        found = urlsplit(url)
+    except ValueError:
+        return "its host cannot be read; write other characters of a password as %XX"
+    if found.scheme not in schemes:
+        return f"it does not start with {schemes[0]}://"
+    # PostgreSQL takes several hosts, with commas.
+    for place in found.netloc.rpartition("@")[2].split(","):
+        host, colon, port = (place, "", "") if place.endswith("]") else place.partition(":")
+        if place.startswith("[") and colon:
+            host, colon, port = place.rpartition(":")
+        if colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            return "its port is no number from 1 to 65535 (in a password, write / : @ ? # as %XX)"
+        if host_needed and not host:
+            return "it names no host"
+    if host_needed and found.scheme in ("nats", "tls") and found.path not in ("", "/"):
+        return "something follows the host and port"
+    return ""
 
 
 def nats_address(nats_url: str | None, database_url: str | None = None) -> str:
@@ -60,7 +110,7 @@ def database_address(database_url: str | None, nats_url: str | None = None) -> s
         return dev.database_url
     raise CommandError(
         "no database is given and no `stepweave dev` runs in this folder: set DATABASE_URL, such as "
-        "postgresql://user:password@host:5432/stepweave, or start `stepweave dev`",
+        f"{DATABASE_EXAMPLE}, or start `stepweave dev`",
         ExitCode.USAGE,
     )
 

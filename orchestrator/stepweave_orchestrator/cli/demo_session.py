@@ -49,7 +49,7 @@ class DemoSession:
         async with running_stack(
             data_dir, database_url=database_url, nats_url=nats_url, say=progress
         ) as stack:
-            await self._register(stack.client, data_dir)
+            await self._register(stack.client, None if database_url else data_dir)
             namespaces, queues = places_of([example.template for example in self._examples])
             settings = WorkerSettings(
                 modules=tuple(str(example.handlers_file) for example in self._examples),
@@ -64,14 +64,16 @@ class DemoSession:
                     _tell(story)
         return not any(story.fault for story in stories)
 
-    async def _register(self, client: Client, data_dir: Path) -> None:
+    async def _register(self, client: Client, data_dir: Path | None) -> None:
+        """Register the templates; `data_dir` is where the embedded database is, `None` where another is used."""
+        other = "give another database in DATABASE_URL" if data_dir is None else f"remove {data_dir}"
         for example in self._examples:
             try:
                 await client.register_template(example.template_file, registered_by="demo")
             except Conflict:
                 raise CommandError(
-                    f"{example.template_file} differs from the {example.template.reference} of an earlier "
-                    f"demonstration: raise its version, or remove {data_dir}",
+                    f"{example.template_file} differs from the registered {example.template.reference}: "
+                    f"raise its version, or {other}",
                     ExitCode.REFUSED,
                 ) from None
 

@@ -10,6 +10,7 @@ import typer
 from .addresses import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 from .errors import require_parts
 from .logs import LogLevel, LogLevelName, LogStyle
+from .options import checked_database, checked_nats
 from .output import progress
 
 #: What running handlers get at Ctrl-C; the rest of their tries happens at the next start.
@@ -30,13 +31,20 @@ ExistingDatabase = Annotated[
     typer.Option(
         "--database-url",
         envvar="DATABASE_URL",
+        callback=checked_database,
         help="Use this PostgreSQL, not an embedded one.",
         metavar="URL",
     ),
 ]
 ExistingNats = Annotated[
     str | None,
-    typer.Option("--nats-url", envvar="NATS_URL", help="Use this NATS, not an embedded one.", metavar="URL"),
+    typer.Option(
+        "--nats-url",
+        envvar="NATS_URL",
+        callback=checked_nats,
+        help="Use this NATS, not an embedded one.",
+        metavar="URL",
+    ),
 ]
 
 

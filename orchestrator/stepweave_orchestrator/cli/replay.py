@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from .errors import CommandError, ExitCode
 from .options import DatabaseUrl, Output
-from .output import OutputFormat, print_table, progress, say, show
+from .output import OutputFormat, print_table, say, show
 from .running import event_store, run_async
 from .task import print_task
 from .task_input import moment_of
 
 if TYPE_CHECKING:
     from stepweave_eventstore.store import EventRecord, EventStore
+    from stepweave_orchestrator.core.state import TaskState
     from stepweave_schemas.api import TaskResponse
+
+#: The store's numbers end here.
+_VERSION_MAX: Final = 2**31 - 1
 
 
 def replay(
@@ -51,8 +55,6 @@ def replay(
 
     events, state = run_async(work())
     _show(events, state, output)
-    if at_version is not None and at_version > len(events):
-        progress(f"the task has {len(events)} events so far; this is its state now")
 
 
 async def _events(
@@ -73,7 +75,13 @@ async def _events(
             f"there is no task {task_id} in this database: see `stepweave task list`", ExitCode.NOT_FOUND
         )
     if moment_ms is None:
-        return await up_to(store, task_id, at_version or 2**31 - 1)
+        events = await up_to(store, task_id, min(at_version or _VERSION_MAX, _VERSION_MAX))
+        if at_version is not None and at_version > events[-1].version:
+            raise CommandError(
+                f"the task has {events[-1].version} events so far: give --at-version 1 to {events[-1].version}",
+                ExitCode.NOT_FOUND,
+            )
+        return events
     events = await at_time_ms(store, task_id, moment_ms)
     if not events:
         raise CommandError(
@@ -84,12 +92,25 @@ async def _events(
 
 
 async def _state(store: EventStore, events: list[EventRecord]) -> TaskResponse:
+    import msgspec
+
     from stepweave_orchestrator.core.view import task_response
     from stepweave_orchestrator.runtime.loading import ActorLoader
     from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 
     loader = ActorLoader(store, TemplateCatalogue(store), len(await store.shards()))
-    return task_response(await loader.task_state(events[0], to_version=events[-1].version))
+    state = await loader.task_state(events[0], to_version=events[-1].version)
+    shown = task_response(state)
+    if shown.recommended_action == "wait_for_dependencies" and not _waits_for_steps(state):
+        return msgspec.structs.replace(shown, recommended_action=None)
+    return shown
+
+
+def _waits_for_steps(state: TaskState) -> bool:
+    """Whether what is left waits for steps that will go on: not so before the start and in the middle of an append."""
+    return state.waiting_count > 0 and not any(
+        step.status == "pending" and step.unmet == 0 for step in state.steps
+    )
 
 
 def _show(events: list[EventRecord], state: TaskResponse, output: OutputFormat) -> None:

@@ -15,7 +15,7 @@ from .running import client, run_async
 
 if TYPE_CHECKING:
     from stepweave.responses import TemplateResponse
-    from stepweave_schemas.template import TaskTemplate
+    from stepweave_schemas.template import Problem, TaskTemplate
 
 app = typer.Typer(name="template", help="Check, register and look at templates.", no_args_is_help=True)
 
@@ -36,13 +36,10 @@ class GraphFormat(StrEnum):
 def validate(files: Files, output: Output = OutputFormat.TABLE) -> None:
     """Find every problem of templates; needs no server.
 
+    Also names what this version would refuse to register.
     Prints `file:line: CODE path message` for each; warnings do not make it fail.
     """
-    from stepweave_schemas.template import check_template
-
-    found = [
-        problem for path in template_files(files) for problem in check_template(read(path), str(path))[1]
-    ]
+    found = [problem for path in template_files(files) for problem in _problems(path)]
     errors = [problem for problem in found if problem.severity == "error"]
 
     def lines() -> None:
@@ -57,6 +54,18 @@ def validate(files: Files, output: Output = OutputFormat.TABLE) -> None:
     if errors:
         raise CommandError(f"{len(errors)} error(s): correct them and try again", ExitCode.FAILED)
     progress(f"valid; {len(found)} warning(s)" if found else "valid")
+
+
+def _problems(path: Path) -> tuple[Problem, ...]:
+    """What is wrong with a template file, and what registration would refuse."""
+    from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
+    from stepweave_schemas.template import check_template
+
+    source = str(path)
+    template, problems = check_template(read(path), source)
+    if template is None:
+        return tuple(problems)
+    return (*problems, *unsupported(template, source), *out_of_bounds(template, source))
 
 
 @app.command()

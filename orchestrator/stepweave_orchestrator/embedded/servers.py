@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from .errors import EmbeddedFailure, EmbeddedServerError, from_os_error
 from .nats import EmbeddedNats
 from .postgres import EmbeddedPostgres
 from .process import wait_until
+from .server import EmbeddedServer
+
+log = structlog.get_logger(__name__)
 
 #: How long the servers of a process that was killed may take to stop.
 _ORPHANS_TIMEOUT_SECONDS = 20.0
 _SERVERS = "the embedded servers"
+#: How often it is looked whether the servers live.
+WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +64,42 @@ async def existing_or_embedded_servers(
 ) -> AsyncIterator[ServerAddresses]:
     """Like `embedded_servers`, without the server whose address is given (`DATABASE_URL`, `NATS_URL`).
 
-    The folder is not touched where both are given.
+    The folder is not touched where both are given. A server that dies is started again on its port.
     """
     async with AsyncExitStack() as stack:
+        started: list[EmbeddedServer] = []
         if not (database_url and nats_url):
             lock = await stack.enter_async_context(_own_folder(data_dir))
             if not database_url:
                 postgres = EmbeddedPostgres(data_dir / "postgres", keep_fds=[lock])
                 database_url = (await stack.enter_async_context(postgres)).dsn
+                started.append(postgres)
             if not nats_url:
                 nats = EmbeddedNats(data_dir / "nats", keep_fds=[lock])
                 nats_url = (await stack.enter_async_context(nats)).url
+                started.append(nats)
+        watching = asyncio.create_task(_keep_running(started))
+        stack.push_async_callback(_end, watching)
         yield ServerAddresses(database_url, nats_url)
+
+
+async def _keep_running(servers: Sequence[EmbeddedServer]) -> None:
+    """Start a server again that has died; everything that uses it connects again by itself."""
+    while servers:
+        await asyncio.sleep(WATCH_SECONDS)
+        for server in servers:
+            if server.is_running:
+                continue
+            log.warning("an embedded server has died; starting it again", server=server.name)
+            try:
+                await server.restart()
+            except EmbeddedServerError as error:
+                log.error("an embedded server cannot be started again, trying on", error=str(error))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 @asynccontextmanager

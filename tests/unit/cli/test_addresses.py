@@ -10,6 +10,8 @@ from stepweave_orchestrator.cli.addresses import (
     DEFAULT_NATS_URL,
     DevAddresses,
     announced_dev,
+    check_database_address,
+    check_nats_address,
     database_address,
     nats_address,
     running_dev,
@@ -87,3 +89,43 @@ def test_another_folder_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40@h:5432/d?sslmode=require",
+        "postgres://h",
+        "postgresql:///d?host=/run/postgresql",
+        "postgresql://a:1,b:2/d",
+        "postgresql://[::1]:5432/d",
+        "postgresql://[::1]/d",
+    ],
+)
+def test_database_addresses_that_are_fine(url: str) -> None:
+    check_database_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://h",
+        "h",
+        "127.0.0.1:4222",
+        "tls://u:p@h:1",
+        "nats://a:1, b:2,",
+        "wss://h/path",
+        "nats://[::1]:4222/",
+    ],
+)
+def test_nats_addresses_that_are_fine(url: str) -> None:
+    check_nats_address(url)
+
+
+@pytest.mark.parametrize(
+    "url", [" , ", "nats://", "nats//h:1", "nats://h:0", "nats://h:65536", "nats://[::1"]
+)
+def test_nats_addresses_that_are_malformed(url: str) -> None:
+    with pytest.raises(CommandError, match="NATS_URL") as refused:
+        check_nats_address(url)
+    assert refused.value.code is ExitCode.USAGE

@@ -74,6 +74,80 @@ def test_validate(stepweave: Type, tmp_path: Path) -> None:
     assert stepweave("template", "validate", str(tmp_path / "empty")).code == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "path"),
+    [
+        (
+            GOOD.replace("name: b", "name: b, type: decision")
+            + "  - {name: c, handler: h, dependencies: [b]}\n",
+            "NOT_SUPPORTED",
+            "steps[1].type",
+        ),
+        (GOOD.replace("shop", "_system"), "BAD_VALUE", "namespace"),
+    ],
+)
+def test_validate_names_what_registration_would_refuse(
+    stepweave: Type, tmp_path: Path, text: str, code: str, path: str
+) -> None:
+    file = tmp_path / "template.yaml"
+    file.write_text(text)
+    answer = stepweave("template", "validate", str(file))
+    assert answer.code == 1
+    assert any(line.startswith(f"{file}: {code} {path} ") for line in answer.out.splitlines()), answer.out
+
+
+_DATABASE_COMMANDS = [
+    ["migrate"],
+    ["audit", "verify"],
+    ["projections", "rebuild"],
+    ["replay", "00000000-0000-7000-8000-000000000000"],
+    ["orchestrator", "run"],
+]
+_BOTH_COMMANDS = [["orchestrator", "run"], ["doctor"], ["dev"], ["demo"]]
+_NATS_COMMANDS = [["task", "list"], ["events", "tail"], ["worker", "list"], ["worker", "run", "x"]]
+
+
+@pytest.mark.parametrize("words", _DATABASE_COMMANDS + _BOTH_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "url", ["foo", "mysql://u:secret@h/d", "postgresql://u:s/ecret@h/d", "postgresql://u:se[cret@h/d"]
+)
+def test_a_malformed_database_address(
+    stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", url)
+    answer = stepweave(*words)
+    assert answer.code == 2, answer.err
+    assert "DATABASE_URL" in answer.err and "postgresql://user:password@host:5432/stepweave" in answer.err
+    assert "ecret" not in answer.err and "Traceback" not in answer.err
+    assert stepweave(*words, "--help").code == 0
+
+
+@pytest.mark.parametrize("words", _DATABASE_COMMANDS, ids=" ".join)
+def test_a_database_address_with_a_wrong_parameter(
+    stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:secret@127.0.0.1:1/d?sslmode=sometimes")
+    answer = stepweave(*words)
+    assert answer.code == 2, answer.err
+    assert "DATABASE_URL" in answer.err and "sslmode" in answer.err and "secret" not in answer.err
+    assert "postgresql://user:password@host:5432/stepweave" in answer.err
+
+
+@pytest.mark.parametrize("words", _NATS_COMMANDS + _BOTH_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("url", ["http://u:secret@h:1", "nats://h:port", "nats://u:s/ecret@h:1", ","])
+def test_a_malformed_nats_address(
+    stepweave: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NATS_URL", url)
+    answer = stepweave(*words)
+    assert answer.code == 2, answer.err
+    assert "NATS_URL" in answer.err and "nats://user:password@host:4222" in answer.err
+    assert "ecret" not in answer.err and "Traceback" not in answer.err
+
+
 def test_graph(stepweave: Type, tmp_path: Path) -> None:
     file = tmp_path / "good.yaml"
     file.write_text(GOOD)

@@ -405,7 +405,10 @@ class Client:
                     f"no orchestrator answers {operation}: is one running on this NATS?",
                 )
             except (RequestTimeout, NotConnected) as error:
-                failure = ApiTimeout("TIMEOUT", f"{operation}: {error}")
+                failure = ApiTimeout(
+                    "TIMEOUT",
+                    f"{operation}: no answer within {limit:g} s ({error}); it may be carried out all the same",
+                )
             except ApiError as error:
                 if error.code not in RETRYABLE_CODES:
                     raise

@@ -539,5 +539,6 @@ async def _close_client(client: Client) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
             await client.close()
-    except (TimeoutError, OSError, nats.errors.Error, AttributeError, AssertionError) as error:
+    except (TimeoutError, OSError, nats.errors.Error, AttributeError, AssertionError, RuntimeError) as error:
+        # RuntimeError: uvloop's, where the transport is gone already.
         log.debug("closing a NATS client failed", error=str(error))
