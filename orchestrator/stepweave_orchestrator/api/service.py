@@ -11,6 +11,7 @@ import nats.errors
 import nats.micro
 import structlog
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
@@ -56,9 +57,13 @@ class ApiService:
         self._connection.remove_reconnect_listener(self._on_reconnect)
         service, self._service = self._service, None
         if service is not None:
-            with suppress(nats.errors.Error, TimeoutError, OSError):
-                async with asyncio.timeout(timeout_seconds):
-                    await service.stop()
+            # Its own `stop` would drop the requests that are on their way, and who sent them would wait in vain.
+            endpoints = [endpoint._subscription for endpoint in service._endpoints]
+            draining = [
+                asyncio.ensure_future(_drained(subscription))
+                for subscription in (*endpoints, *service._subscriptions.values())
+            ]
+            await asyncio.wait(draining, timeout=timeout_seconds)
         if self._tasks:
             _, pending = await asyncio.wait(self._tasks, timeout=timeout_seconds)
             for task in pending:
@@ -131,6 +136,12 @@ class ApiService:
             # It quotes what was sent, or lists too much.
             body = encode(ApiError(error.code, error.message[:MESSAGE_CHARS_MAX] + "…").body())
         await _deliver(request.respond_error(str(error.status), error.code, body))
+
+
+async def _drained(subscription: Subscription) -> None:
+    """Stop listening, and hand over what has come."""
+    with suppress(nats.errors.Error, OSError):
+        await subscription.drain()  # type: ignore[no-untyped-call]
 
 
 async def _deliver(sending: Coroutine[Any, Any, None]) -> None:
