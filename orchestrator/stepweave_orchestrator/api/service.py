@@ -11,11 +11,11 @@ import nats.errors
 import nats.micro
 import structlog
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from stepweave.messaging import Connection
+from stepweave.messaging.connection import drain_quietly
 from stepweave_orchestrator.runtime.metrics import Metrics
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
@@ -60,7 +60,7 @@ class ApiService:
             # Its own `stop` would drop the requests that are on their way, and who sent them would wait in vain.
             endpoints = [endpoint._subscription for endpoint in service._endpoints]
             draining = [
-                asyncio.ensure_future(_drained(subscription))
+                asyncio.ensure_future(drain_quietly(subscription))
                 for subscription in (*endpoints, *service._subscriptions.values())
             ]
             await asyncio.wait(draining, timeout=timeout_seconds)
@@ -136,12 +136,6 @@ class ApiService:
             # It quotes what was sent, or lists too much.
             body = encode(ApiError(error.code, error.message[:MESSAGE_CHARS_MAX] + "…").body())
         await _deliver(request.respond_error(str(error.status), error.code, body))
-
-
-async def _drained(subscription: Subscription) -> None:
-    """Stop listening, and hand over what has come."""
-    with suppress(nats.errors.Error, OSError):
-        await subscription.drain()  # type: ignore[no-untyped-call]
 
 
 async def _deliver(sending: Coroutine[Any, Any, None]) -> None:

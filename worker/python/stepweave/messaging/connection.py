@@ -123,7 +123,7 @@ class Subscription:
             return
         # Shielded: a cancelled flush would leave a dead future for the next pong, on which nats-py stumbles.
         with suppress(nats.errors.Error, OSError):
-            await asyncio.shield(asyncio.ensure_future(_drain_quietly(current)))
+            await asyncio.shield(asyncio.ensure_future(drain_quietly(current)))
 
     def _forget(self) -> ClientSubscription | None:
         current, self._current = self._current, None
@@ -131,8 +131,14 @@ class Subscription:
         return current
 
 
-async def _drain_quietly(subscription: ClientSubscription) -> None:
+async def drain_quietly(subscription: ClientSubscription) -> None:
+    """Stop a subscription of nats-py, but hand over everything that the server has sent until it knew of it."""
+    client = subscription._conn
     with suppress(nats.errors.Error, OSError):
+        # Its own `drain` writes its `PING` past the `UNSUB`, which waits in a buffer: what comes between the two
+        # would be dropped. So the buffer is written first.
+        await client._send_unsubscribe(subscription._id)
+        await client._flush_pending(force_flush=True)
         await subscription.drain()  # type: ignore[no-untyped-call]
 
 
