@@ -21,7 +21,7 @@ from .conftest import GOOD_NAMESPACE, SHARDS, WAIT_SECONDS, System, running_syst
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LEASE_MS = 1_500
+LEASE_MS = 3_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
