@@ -60,6 +60,25 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ),
     ("A dispatch, in bytes", "stepweave_schemas.dispatch:DISPATCH_BYTES_MAX"),
     ("An error message, in characters", "stepweave_schemas.result:ERROR_MESSAGE_CHARS_MAX"),
+    (
+        "A checkpoint's cursor and accumulated results, in bytes of JSON",
+        "stepweave_schemas.dispatch:RESULT_BYTES_MAX",
+    ),
+    ("A signal's payload, in bytes of JSON", "stepweave_schemas.dispatch:RESULT_BYTES_MAX"),
+    ("The cursors of one batchable step, in bytes of JSON", "stepweave_schemas.result:CURSORS_BYTES_MAX"),
+    ("Batches that the Python SDK cuts for one step", "stepweave.batches:BATCHES_MAX"),
+    ("Names of steps in the outcome of a decision", "stepweave_schemas.result:NAMES_MAX"),
+    ("Names of what a failure wants undone", "stepweave_schemas.result:COMPENSATION_STEPS_MAX"),
+    ("The same together, in bytes", "stepweave_schemas.result:COMPENSATION_STEPS_BYTES_MAX"),
+    (
+        "Signals of a task whose ids are remembered, to tell repeats",
+        "stepweave_orchestrator.core.signals:SIGNAL_IDS_MAX",
+    ),
+    (
+        "The body of an HTTP answer that an API handler reads, in bytes",
+        "stepweave.api.response:BODY_BYTES_MAX",
+    ),
+    ("The time-out of one HTTP call, in seconds", "stepweave.api.settings:TIMEOUT_SECONDS_MAX"),
     ("Results in one message", "stepweave_schemas.result:RESULTS_PER_MESSAGE_MAX"),
     ("A message of results, in bytes", "stepweave_schemas.result:RESULT_MESSAGE_BYTES_MAX"),
     ("Tasks in one `task.create_many`", "stepweave_schemas.api:CREATE_MANY_MAX"),
@@ -140,11 +159,17 @@ _SETTING_TEXTS: Final = {
     "nats_url": "NATS with JetStream",
     "owner": "Unique among live processes; it names the owner of shards. Default: host, process and a random part",
     "signals_by_namespace": 'As `signals`, for single namespaces: JSON such as `{"payments": "all"}`',
+    "decision_depth_max": "Decisions above each other; one beyond it fails.",
+    "decision_steps_max": "Steps that one decision names; one that names more fails.",
+    "batch_workers_max": "Batches of one batchable step; one that cuts more fails.",
+    "child_depth_max": "Tasks above each other; a step that starts one beyond it fails.",
+    "signals_kept_max": "Signals of one task that no step has taken yet; further ones are refused.",
+    "signals_kept_bytes_max": "Their payloads together.",
 }
 
 
 def _python(node: ast.expr) -> str:
-    value = eval(compile(ast.Expression(node), "default", "eval"), {})
+    value = eval(compile(ast.Expression(node), "default", "eval"), vars(settings))
     if value in ("", None) or value == {}:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -205,9 +230,6 @@ def problem_table() -> str:
 def unsupported_table() -> str:
     """What registration refuses in this version."""
     rows = [[f"`{key}`", "template", what] for key, what in support._TASK_KEYS.items()]
-    rows += [["`on_failure: compensate`", "template", "compensations"]]
-    kinds = ("decision", "deferred_convergence", "batchable", "batch_worker")
-    rows += [[f"`type: {kind}`", "step", f"steps of type {kind}"] for kind in kinds]
     rows += [[f"`{key}`", "step", what] for key, what in support._STEP_KEYS.items()]
     return table(("key", "of", "which are not run yet"), rows)
 
@@ -230,6 +252,7 @@ _OPERATION_TEXTS: Final = {
     "task.get": "A task with its steps, from its actor",
     "task.list": "A page of tasks, newest first, from the projection",
     "task.cancel": "End a task now",
+    "task.signal": "Tell a task something that one of its steps waits for, or will",
     "task.results": "What finished steps returned, in pages",
     "task.events": "A task's history, in pages",
     "template.register": "Make a template version known; the same content again changes nothing",
@@ -260,7 +283,7 @@ def bounds_table() -> str:
     rows = []
     for what, place in _BOUNDS:
         module, _, name = place.partition(":")
-        rows.append([what, f"{getattr(importlib.import_module(module), name):,}", f"`{name}`"])
+        rows.append([what, f"{getattr(importlib.import_module(module), name):,.15g}", f"`{name}`"])
     return table(("what", "at most", "constant"), rows)
 
 

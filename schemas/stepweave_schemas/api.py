@@ -12,6 +12,7 @@ from .subjects import API_PREFIX
 CREATE_MANY_MAX: Final = 200
 
 _EMPTY_OBJECT = msgspec.Raw(b"{}")
+_NULL = msgspec.Raw(b"null")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -96,6 +97,19 @@ class CancelTask(Request, frozen=True, kw_only=True):
     cancelled_by: str = ""
 
 
+class SignalTask(Request, frozen=True, kw_only=True):
+    """`task.signal`: tell a task something that one of its steps waits for. Answer: `SignalReply`."""
+
+    task_id: str
+    #: The signal's name, as the template's `wait_for_signal.name` has it.
+    signal: str
+    #: Any JSON value; it becomes the result of the step that waits.
+    payload: msgspec.Raw = _NULL
+    #: The sender's own id of this signal, so that one that is sent again is the same; absent: always a new one.
+    signal_id: str | None = None
+    sent_by: str = ""
+
+
 class RegisterTemplate(Request, frozen=True, kw_only=True):
     """`template.register`: YAML or JSON text. Answer: `TemplateReply`."""
 
@@ -151,6 +165,19 @@ class StepSummary(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     error_message: str | None = None
     worker_id: str | None = None
+    #: The task that the step has started and waits for.
+    child_task_uuid: str | None = None
+    #: The signal that the step waits for.
+    waiting_for_signal: str | None = None
+    #: Items done according to the step's last checkpoint; absent where it has none.
+    items_processed: int | None = None
+    #: The step could not be undone: somebody has to clean up.
+    requires_manual_cleanup: bool = False
+    #: How often the step's compensation was tried, how its last try failed, and when the next one is; absent where
+    #: there is none.
+    compensation_attempts: int | None = None
+    compensation_error_message: str | None = None
+    compensation_next_retry_at: str | None = None
 
 
 class TaskResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +211,14 @@ class TaskResponse(msgspec.Struct, frozen=True, kw_only=True):
     health_status: str
     #: The version of the task's stream that this shows.
     stream_version: int
+    #: `complete` or `partial` where the task ended in `error` and was undone; `running` while it is.
+    compensation_status: str | None = None
+    #: The task that started this one as its child.
+    parent_task_uuid: str | None = None
+    #: How many tasks stand above this one.
+    depth: int = 0
+    #: Signals that came before a step waited for them, by name, oldest first.
+    signals_kept: tuple[str, ...] = ()
     steps: tuple[StepSummary, ...] = ()
     #: True where more steps exist than fit into the answer (`steps` holds the first ones).
     steps_truncated: bool = False
@@ -193,6 +228,16 @@ class CreateTaskReply(msgspec.Struct, frozen=True, kw_only=True):
     """`replayed` tells that the task existed already and this request is the same as the one that made it."""
 
     task: TaskResponse
+    replayed: bool = False
+
+
+class SignalReply(msgspec.Struct, frozen=True, kw_only=True):
+    """`taken_by` is the step that took the signal; absent where it is kept until one waits for it."""
+
+    task: TaskResponse
+    signal_id: str
+    taken_by: str | None = None
+    #: The same signal (by its id) had come before; nothing was done.
     replayed: bool = False
 
 
@@ -346,6 +391,7 @@ OPERATIONS: Final[dict[str, type[Request]]] = {
     "task.get": GetTask,
     "task.list": ListTasks,
     "task.cancel": CancelTask,
+    "task.signal": SignalTask,
     "task.results": GetResults,
     "task.events": GetEvents,
     "template.register": RegisterTemplate,

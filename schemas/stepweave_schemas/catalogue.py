@@ -73,8 +73,8 @@ _ENTRIES: Final = (
         events.TaskFailed,
         "task",
         outcome=True,
-        emitted_when="As `task.blocked`, where the template says `on_failure: fail`.",
-        state_change="task: steps_in_process | waiting_for_retry → error",
+        emitted_when="As `task.blocked`, where the template says `on_failure: fail`, or after the last compensation.",
+        state_change="task: steps_in_process | waiting_for_retry | compensating → error",
     ),
     _entry(
         events.TaskCancelled,
@@ -137,6 +137,123 @@ _ENTRIES: Final = (
         emitted_when="A success or failure came with the right lease token but too late. Recorded once per try; "
         "an exact repetition of what is known, or a wrong token, leaves no event.",
         state_change="none",
+    ),
+    _entry(
+        events.StepCheckpointed,
+        "task",
+        outcome=False,
+        emitted_when="A handler reported a checkpoint. A `step.enqueued` of the same try with a new lease token "
+        "follows in the same append; its dispatch carries the checkpoint.",
+        state_change="none (the `step.enqueued` after it moves the step)",
+    ),
+    _entry(
+        events.StepSkipped,
+        "task",
+        outcome=True,
+        emitted_when="A convergence step has no dependency outside the branches of a decision, and none of them "
+        "was taken; in the same append as the decision.",
+        state_change="step: (none) | pending → skipped",
+    ),
+    _entry(
+        events.DecisionRouted,
+        "task",
+        outcome=True,
+        emitted_when="A decision step completed with branches; in the same append as its `step.completed`, before "
+        "the `step.enqueued` of what can start at once.",
+        state_change="steps: (none) → pending, for those created",
+    ),
+    _entry(
+        events.DecisionDeclined,
+        "task",
+        outcome=True,
+        emitted_when="A decision step completed without branches; in the same append as its `step.completed`.",
+        state_change="none; its branches can never exist",
+    ),
+    _entry(
+        events.BatchCreated,
+        "task",
+        outcome=True,
+        emitted_when="A batchable step completed; in the same append as its `step.completed`. With nothing to do it "
+        "says `is_no_op`, and one placeholder step is made, whose dispatch says so too.",
+        state_change="steps: (none) → pending, for the workers and for those created",
+    ),
+    _entry(
+        events.BatchCompleted,
+        "task",
+        outcome=True,
+        emitted_when="The last worker step of a batch ended and what depends on them may go on: all completed, or "
+        "the template says `continue_on_failure` and at least one did.",
+        state_change="none; the steps that depend on the worker step have one dependency less",
+    ),
+    _entry(
+        events.BatchStopped,
+        "task",
+        outcome=True,
+        emitted_when="A worker step failed for good and the template says `fail_fast`; in the same append as its "
+        "`step.failed`.",
+        state_change="worker steps: pending | waiting_for_retry → cancelled",
+    ),
+    _entry(
+        events.SignalAwaited,
+        "task",
+        outcome=True,
+        emitted_when="A step with `wait_for_signal` became ready.",
+        state_change="step: pending → waiting_for_signal",
+    ),
+    _entry(
+        events.SignalReceived,
+        "task",
+        outcome=True,
+        emitted_when="A signal was sent to the task and some step waits for it or may still do so. Where one waits, "
+        "its `step.completed` follows in the same append.",
+        state_change="none",
+    ),
+    _entry(
+        events.SignalTimedOut,
+        "task",
+        outcome=True,
+        emitted_when="The time of a wait ran out. A `step.completed` with the template's default or a `step.failed` "
+        "follows in the same append.",
+        state_change="none (the event after it moves the step)",
+    ),
+    _entry(
+        events.ChildRequested,
+        "task",
+        outcome=True,
+        emitted_when="A step with `child_task` became ready. The order goes to the child's shard after the commit; "
+        "the child's id follows from the step and the try, so an order that comes twice starts one child.",
+        state_change="step: pending | waiting_for_retry → in_progress",
+    ),
+    _entry(
+        events.ChildCancelRequested,
+        "task",
+        outcome=False,
+        emitted_when="The parent was cancelled or its step ran out of time while a child ran, and the template does "
+        "not say `parent_close: abandon`.",
+        state_change="none",
+    ),
+    _entry(
+        events.CompensationStarted,
+        "task",
+        outcome=True,
+        emitted_when="Nothing of the task can go on, a step has failed for good, and there is something to undo: "
+        "the template says `on_failure: compensate` (the default where a step declares a compensation), or the "
+        "failure itself named what to undo.",
+        state_change="task: steps_in_process | waiting_for_retry → compensating",
+    ),
+    _entry(
+        events.CompensationCompleted,
+        "task",
+        outcome=True,
+        emitted_when="The handler of a compensation reported success.",
+        state_change="step: compensating → compensated",
+    ),
+    _entry(
+        events.CompensationFailed,
+        "task",
+        outcome=True,
+        emitted_when="A compensation failed for good or used up its tries.",
+        state_change="step: compensating → complete, marked `requires_manual_cleanup`",
     ),
     _entry(
         events.TemplateRegistered,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-_EMPTY_OBJECT = msgspec.Raw(b"{}")
+#: The default of the fields that hold an object. One object for all: what is equal to it by identity is left out.
+EMPTY_OBJECT = msgspec.Raw(b"{}")
+
+
+class StepCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an earlier try, or an earlier part of this one, saved its progress."""
+
+    #: Where to go on: any JSON value.
+    cursor: msgspec.Raw
+    items_processed: int
+    #: What the items done so far have come to: any JSON value.
+    accumulated_results: msgspec.Raw
 
 
 class Dispatch(
@@ -35,13 +46,22 @@ class Dispatch(
     method: str = "call"
     resolver: str | None = None
     #: The template's `handler.initialization`, a JSON object.
-    initialization: msgspec.Raw = _EMPTY_OBJECT
+    initialization: msgspec.Raw = EMPTY_OBJECT
     #: The task's context, a JSON object.
-    context: msgspec.Raw = _EMPTY_OBJECT
+    context: msgspec.Raw = EMPTY_OBJECT
     #: Results of ancestors by step name, the nearest first.
     dependency_results: dict[str, msgspec.Raw] = {}
     #: False where more ancestors have results than fit; ask `sw.api.v1.task.results` for the rest.
     dependency_results_complete: bool = True
+    #: What this step works on besides the context, a JSON object. Of a batch worker: `cursor` (the analyser's value),
+    #: `batch_id` (`001` …), `batch_count` and `is_no_op`; of it and of a batchable step: the template's `batch_config`.
+    step_inputs: msgspec.Raw = EMPTY_OBJECT
+    #: The step's last checkpoint; absent where there is none.
+    checkpoint: StepCheckpoint | None = None
+    #: The step that this one undoes; empty where it is no compensation.
+    compensates: str = ""
+    #: That step's uuid: the idempotency key that its effects outside were made with.
+    compensates_step_uuid: str = ""
     priority: int = 0
     parent_correlation_id: str | None = None
     #: The worker cancels the handler after so many milliseconds; absent: no limit.

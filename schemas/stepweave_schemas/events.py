@@ -33,6 +33,18 @@ class TemplateRef(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
 
 
+class ParentLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The step that started a task as its child, and where it waits for the outcome."""
+
+    task_id: str
+    step_name: str
+    step_uuid: str
+    attempt: int
+    lease_token: str
+    #: Where the outcome is published; the same as of a worker's result.
+    result_subject: str
+
+
 # -- tasks ---------------------------------------------------------------------------------------
 
 
@@ -59,6 +71,10 @@ class TaskCreated(Event, frozen=True, kw_only=True, tag="task.created"):
     options: msgspec.Raw = NO_RAW
     #: W3C `traceparent` of the request, so that handlers' spans join the caller's trace.
     traceparent: str | None = None
+    #: The step that started this task as its child.
+    parent: ParentLink | None = None
+    #: How many tasks stand above this one.
+    depth: int = 0
 
 
 class TaskStarted(Event, frozen=True, kw_only=True, tag="task.started"):
@@ -91,7 +107,7 @@ class TaskCompleted(Event, frozen=True, kw_only=True, tag="task.completed"):
 
 
 class TaskFailed(Event, frozen=True, kw_only=True, tag="task.failed"):
-    """The task ended in `error`: its template says `on_failure: fail`."""
+    """The task ended in `error`: its template says `on_failure: fail`, or what could be undone was undone."""
 
     task_name: str
     namespace: str
@@ -99,6 +115,10 @@ class TaskFailed(Event, frozen=True, kw_only=True, tag="task.failed"):
     failed_steps: tuple[str, ...]
     error_message: str
     error_code: str | None = None
+    #: `complete` or `partial`, where compensations were due; absent where none were.
+    compensation_status: str | None = None
+    #: Steps whose compensation failed: somebody has to clean up.
+    requires_manual_cleanup: tuple[str, ...] = ()
 
 
 class TaskCancelled(Event, frozen=True, kw_only=True, tag="task.cancelled"):
@@ -171,7 +191,7 @@ class StepFailed(StepEvent, frozen=True, kw_only=True, tag="step.failed"):
     attempt: int
     error_type: str
     error_message: str
-    #: `permanent`, `attempts_exhausted` or `not_retryable`.
+    #: `permanent`, `attempts_exhausted`, `not_retryable` or `batch_stopped` (another batch failed: `fail_fast`).
     failure_reason: str
     #: What ended the try: `failure` (the worker said so), `lost` or `timeout` (nobody did).
     settled_by: str = "failure"
@@ -181,6 +201,10 @@ class StepFailed(StepEvent, frozen=True, kw_only=True, tag="step.failed"):
     error_code: str | None = None
     worker_id: str = ""
     metadata: msgspec.Raw = NO_RAW
+    #: One batch of many whose failure the template puts up with: the rest go on and so does the task.
+    tolerated: bool = False
+    #: What the failure wants undone besides the declared compensations.
+    compensation_steps: tuple[str, ...] = ()
 
 
 class StepReleased(StepEvent, frozen=True, kw_only=True, tag="step.released"):
@@ -198,6 +222,179 @@ class StepResultRefused(StepEvent, frozen=True, kw_only=True, tag="step.result_r
     #: `stale_attempt`, `step_finished` or `task_finished`.
     refusal: str
     worker_id: str
+
+
+class StepCheckpointed(StepEvent, frozen=True, kw_only=True, tag="step.checkpointed"):
+    """A handler saved its progress; the step goes on from here, in the same try."""
+
+    attempt: int
+    worker_id: str
+    cursor: msgspec.Raw
+    items_processed: int
+    accumulated_results: msgspec.Raw
+
+
+class StepSkipped(StepEvent, frozen=True, kw_only=True, tag="step.skipped"):
+    """A step has nothing to do, and what depends on it goes on."""
+
+    #: `no_branches`: none of the branches that it brings together was taken.
+    reason: str
+
+
+# -- steps that shape the task ---------------------------------------------------------------------
+
+
+class DecisionRouted(StepEvent, frozen=True, kw_only=True, tag="decision.routed"):
+    """A decision chose branches: these steps exist from now on."""
+
+    #: What the handler named.
+    chosen: tuple[str, ...]
+    #: Every step that exists from now on: the chosen ones and those that follow from them.
+    created: tuple[str, ...]
+    #: Steps that can never exist any more.
+    excluded: tuple[str, ...] = ()
+    routing_context: msgspec.Raw = NO_RAW
+
+
+class DecisionDeclined(StepEvent, frozen=True, kw_only=True, tag="decision.declined"):
+    """A decision chose no branch."""
+
+    reason: str
+    created: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    routing_context: msgspec.Raw = NO_RAW
+
+
+class BatchCreated(StepEvent, frozen=True, kw_only=True, tag="batch.created"):
+    """A batchable step was cut: worker steps `<worker_template>_001` … exist from now on, one for each cursor."""
+
+    worker_template: str
+    cursors: tuple[msgspec.Raw, ...]
+    #: There was nothing to do: one placeholder without a cursor stands for all of it.
+    is_no_op: bool = False
+    reason: str = ""
+    created: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+class BatchCompleted(Event, frozen=True, kw_only=True, tag="batch.completed"):
+    """Every worker step of a batch has ended, and what waits for them goes on."""
+
+    worker_template: str
+    succeeded_count: int
+    failed_count: int
+
+
+class BatchStopped(Event, frozen=True, kw_only=True, tag="batch.stopped"):
+    """A batch failed and its template says `fail_fast`: those that have not begun never will."""
+
+    worker_template: str
+    failed_step: str
+    cancelled_count: int
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+class SignalAwaited(StepEvent, frozen=True, kw_only=True, tag="signal.awaited"):
+    """A step waits for a signal from outside."""
+
+    signal: str
+    attempt: int
+    #: When the wait is over; absent: never.
+    deadline_at_ms: int | None = None
+
+
+class SignalReceived(Event, frozen=True, kw_only=True, tag="signal.received"):
+    """A signal came; the step that waits for it takes it, or it is kept until one does."""
+
+    signal: str
+    #: The sender's own id of it: the same one again is the same signal.
+    signal_id: str
+    payload: msgspec.Raw
+    sent_by: str = ""
+
+
+class SignalTimedOut(StepEvent, frozen=True, kw_only=True, tag="signal.timed_out"):
+    """No signal came in time; the step takes the default that its template names, or fails."""
+
+    signal: str
+    used_default: bool
+
+
+# -- child tasks -----------------------------------------------------------------------------------
+
+
+class ChildRequested(StepEvent, frozen=True, kw_only=True, tag="child.requested"):
+    """The order to start another task and to wait for it."""
+
+    attempt: int
+    lease_token: str
+    child_task_id: str
+    namespace: str
+    name: str
+    #: Absent: the highest at that moment.
+    version: str | None = None
+    context: msgspec.Raw
+    #: How many tasks stand above the child.
+    depth: int
+    #: Why the child cannot be started, such as references of the template to values that do not exist.
+    problems: tuple[str, ...] = ()
+
+
+class ChildCancelRequested(StepEvent, frozen=True, kw_only=True, tag="child.cancel_requested"):
+    """The order to cancel a child whose parent does not wait for it any more."""
+
+    child_task_id: str
+    reason: str
+
+
+# -- compensation ----------------------------------------------------------------------------------
+
+
+class CompensationStarted(Event, frozen=True, kw_only=True, tag="compensation.started"):
+    """The task cannot complete: what its steps did is undone, the last first."""
+
+    task_name: str
+    namespace: str
+    failed_steps: tuple[str, ...]
+    error_message: str
+    error_code: str | None = None
+    #: The steps to be undone.
+    steps: tuple[str, ...]
+    #: Handlers that a failure named and no step declares; for each the step whose failure named it.
+    handlers: dict[str, str] = {}
+    #: How many of the names in failures were too many to be kept; the task counts as undone in part.
+    left_out_count: int = 0
+
+
+class CompensationCompleted(StepEvent, frozen=True, kw_only=True, tag="compensation.completed"):
+    """What a step did is undone. `step_name` is that of the compensation; `compensates` the step's."""
+
+    compensates: str
+    attempt: int
+    result: msgspec.Raw
+    worker_id: str
+    started_at_ms: int | None = None
+    duration_ms: int | None = None
+    metadata: msgspec.Raw = NO_RAW
+    #: The handler could not undo all of it and says so: somebody has to clean up.
+    requires_manual_cleanup: bool = False
+
+
+class CompensationFailed(StepEvent, frozen=True, kw_only=True, tag="compensation.failed"):
+    """What a step did could not be undone; the others go on, and somebody has to clean up."""
+
+    compensates: str
+    attempt: int
+    error_type: str
+    error_message: str
+    error_code: str | None = None
+    settled_by: str = "failure"
+    failure_reason: str = ""
+    requires_manual_cleanup: bool = True
+    worker_id: str = ""
+    metadata: msgspec.Raw = NO_RAW
 
 
 # -- the system's own streams --------------------------------------------------------------------
@@ -244,6 +441,21 @@ AnyEvent = (
     | StepFailed
     | StepReleased
     | StepResultRefused
+    | StepCheckpointed
+    | StepSkipped
+    | DecisionRouted
+    | DecisionDeclined
+    | BatchCreated
+    | BatchCompleted
+    | BatchStopped
+    | SignalAwaited
+    | SignalReceived
+    | SignalTimedOut
+    | ChildRequested
+    | ChildCancelRequested
+    | CompensationStarted
+    | CompensationCompleted
+    | CompensationFailed
     | TemplateRegistered
     | ShardAcquired
     | ShardReleased

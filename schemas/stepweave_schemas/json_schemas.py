@@ -35,6 +35,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "task.get": api.TaskResponse,
     "task.list": api.TaskPage,
     "task.cancel": api.TaskResponse,
+    "task.signal": api.SignalReply,
     "task.results": api.ResultsReply,
     "task.events": api.EventsReply,
     "template.register": api.TemplateReply,
@@ -65,6 +66,7 @@ _RULES: Final[dict[str, Schema]] = {
     "Lost.deliveries": {"minimum": 2},
     "Failure.error_type": {"enum": list(result.ERROR_TYPES)},
     "Failure.error_message": {"maxLength": result.ERROR_MESSAGE_CHARS_MAX},
+    "Checkpointed.items_processed": _COUNT,
     "CreateTask.start_at": _MOMENT,
     "CreateMany.tasks": {"maxItems": api.CREATE_MANY_MAX},
     "GetResults.offset": _COUNT,
@@ -76,7 +78,9 @@ _RULES: Final[dict[str, Schema]] = {
 }
 
 #: Raw JSON fields that hold an object; any other raw field holds any JSON value.
-_RAW_OBJECTS: Final = frozenset({"context", "initialization", "options", "metadata", "data", "content"})
+_RAW_OBJECTS: Final = frozenset(
+    {"context", "initialization", "options", "metadata", "data", "content", "step_inputs"}
+)
 
 
 def event_schema(event_type: str) -> Schema:

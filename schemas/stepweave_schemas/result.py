@@ -10,12 +10,22 @@ from .raw import NO_RAW
 
 _NULL = msgspec.Raw(b"null")
 
-#: Longest `error_message`, in characters; the SDKs cut, the orchestrator refuses.
+#: Longest `error_message`, in characters; the SDKs cut it, and so does the orchestrator.
 ERROR_MESSAGE_CHARS_MAX: Final = 8_192
 #: Most results in one message.
 RESULTS_PER_MESSAGE_MAX: Final = 500
 #: Most bytes in one message of results.
 RESULT_MESSAGE_BYTES_MAX: Final = 960 * 1024
+
+#: Bound of the cursors of one `batches` outcome together, in bytes.
+CURSORS_BYTES_MAX: Final = 640 * 1024
+#: Bound of one of them, in bytes: it travels in each dispatch of its worker.
+CURSOR_BYTES_MAX: Final = 64 * 1024
+#: Most names in `create_steps` that are looked at at all.
+NAMES_MAX: Final = 10_000
+#: Most names in `compensation_steps`, and their bytes together; what goes beyond is left out, and the failure says so.
+COMPENSATION_STEPS_MAX: Final = 1_000
+COMPENSATION_STEPS_BYTES_MAX: Final = 64 * 1024
 
 #: The strings of `error_type`.
 ERROR_TYPES: Final = (
@@ -69,6 +79,47 @@ class Failure(Outcome, frozen=True, kw_only=True, tag="failure"):
     metadata: msgspec.Raw = NO_RAW
     started_at_ms: int | None = None
     duration_ms: int | None = None
+    #: What is to be undone besides the declared compensations: names of steps or of compensation handlers.
+    compensation_steps: tuple[str, ...] = ()
+
+
+class Decided(Outcome, frozen=True, kw_only=True, tag="decision"):
+    """A decision step chose: `create_steps` names the branches, none of them means that no branch is taken."""
+
+    create_steps: tuple[str, ...] = ()
+    #: Why no branch is taken, for people.
+    reason: str = ""
+    #: The step's result: the routing context.
+    result: msgspec.Raw = _NULL
+    metadata: msgspec.Raw = NO_RAW
+    started_at_ms: int | None = None
+    duration_ms: int | None = None
+
+
+class Batches(Outcome, frozen=True, kw_only=True, tag="batches"):
+    """A batchable step cut its work: one worker step is made for each cursor; none means there is nothing to do."""
+
+    #: One JSON value for each batch: a number, a text, a date, an opaque token or an object.
+    cursors: tuple[msgspec.Raw, ...] = ()
+    #: The `batch_worker` step that each batch is made from; empty: the one that the template names.
+    worker_template: str = ""
+    #: Why there is nothing to do, for people.
+    reason: str = ""
+    result: msgspec.Raw = _NULL
+    metadata: msgspec.Raw = NO_RAW
+    started_at_ms: int | None = None
+    duration_ms: int | None = None
+
+
+class Checkpointed(Outcome, frozen=True, kw_only=True, tag="checkpoint"):
+    """The handler saved its progress and hands the step back; it is dispatched again from here, at no attempt."""
+
+    #: Where to go on: any JSON value.
+    cursor: msgspec.Raw = _NULL
+    #: Items done since the step began, over all its tries.
+    items_processed: int = 0
+    #: What the items done so far have come to: any JSON value.
+    accumulated_results: msgspec.Raw = _NULL
 
 
 class Released(Outcome, frozen=True, kw_only=True, tag="released"):
@@ -85,7 +136,7 @@ class Lost(Outcome, frozen=True, kw_only=True, tag="lost"):
     deliveries: int
 
 
-AnyOutcome = Started | Success | Failure | Released | Lost
+AnyOutcome = Started | Success | Failure | Decided | Batches | Checkpointed | Released | Lost
 
 for _class in get_args(AnyOutcome):
     _class.KIND = str(_class.__struct_config__.tag)

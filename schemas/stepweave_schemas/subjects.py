@@ -33,8 +33,8 @@ CMD_STREAM_SUBJECTS: Final = ("sw.cmd.>", "sw.res.>")
 LOG_STREAM_SUBJECTS: Final = ("sw.log.*",)
 EVT_STREAM_SUBJECTS: Final = ("sw.evt.>",)
 
+COMMAND_PREFIX: Final = "sw.cmd."
 API_PREFIX: Final = "sw.api.v1"
-OWNER_QUEUE: Final = "owner"
 #: Orchestrators say that shards became free, so that others take them at once.
 SHARDS_FREE: Final = "sw.sys.shards_free"
 #: Orchestrators say that a template got a new version, so that others forget their cached list.

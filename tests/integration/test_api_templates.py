@@ -84,14 +84,12 @@ async def test_every_problem_at_once_each_with_its_line(system: System) -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({}, {"type": "decision"}, "steps[0].type"),
-        ({}, {"compensation": {"handler": "undo"}}, "steps[0].compensation"),
         ({}, {"circuit_breaker": {"failure_threshold": 3}}, "steps[0].circuit_breaker"),
-        ({}, {"wait_for_signal": {"name": "go"}}, "steps[0].wait_for_signal"),
+        ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
         ({}, {"concurrency": {"key": "context.shop", "limit": 1}}, "steps[0].concurrency"),
         ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
         ({"concurrency": {"key": "context.shop", "limit": 1}}, {}, "concurrency"),
-        ({"on_failure": "compensate"}, {"compensation": {"handler": "undo"}}, "on_failure"),
+        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )
 async def test_what_this_version_does_not_run_is_refused_not_ignored(

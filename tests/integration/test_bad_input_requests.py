@@ -46,6 +46,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "task.get": {"task_id": 7},
     "task.list": {"page": "1"},
     "task.cancel": {"task_id": uuid7(), "reason": 7},
+    "task.signal": {"task_id": uuid7(), "signal": 7},
     "task.results": {"task_id": uuid7(), "offset": "1"},
     "task.events": {"task_id": uuid7(), "limit": None},
     "template.register": {"content": {"name": "t"}},

@@ -25,13 +25,16 @@ from stepweave_orchestrator.bench.dbos import running_dbos
 from stepweave_orchestrator.bench.figures import figures, percentile
 from stepweave_orchestrator.bench.idle import Idle
 from stepweave_orchestrator.bench.installing import PeerMissing
+from stepweave_orchestrator.bench.large import StepCost
 from stepweave_orchestrator.bench.main import BenchFailed, main_bench, own_folder, run_interruptible
 from stepweave_orchestrator.bench.peers import Peer, PeerPlace
-from stepweave_orchestrator.bench.report import print_report
+from stepweave_orchestrator.bench.report import GOALS, print_report
 from stepweave_orchestrator.bench.restate import running_restate
 from stepweave_orchestrator.bench.rounds import RoundClock, Turn
 from stepweave_orchestrator.bench.session import Measured, Round, measure_all
 from stepweave_orchestrator.bench.sizes import FULL, QUICK, Sizes
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 TINY = Sizes(
     rounds=1,
@@ -44,9 +47,9 @@ TINY = Sizes(
     warm_up_chains=5,
     peer_burst_seconds=0.05,
     peer_warm_up_seconds=0.02,
-    large_task_steps=200,
-    large_task_runs=1,
-    small_task_runs=1,
+    layered_runs={20: 1, 50: 1},
+    batches_runs={10: 2, 30: 1, 60: 1},
+    large_task_rounds=2,
     replay_seconds=0.05,
     idle_seconds=0.2,
     seconds_max=None,
@@ -111,8 +114,6 @@ def test_a_tiny_run_gives_every_figure(tmp_path: Path) -> None:
         ("chain_2", "steps_per_s"),
         ("diamond", "p50_ms"),
         ("fanout", "p50_ms"),
-        ("large_task", "ms_per_step"),
-        ("large_task", "small_task_ms_per_step"),
         ("replay", "events_per_s"),
     ):
         assert found[key][figure] > 0, f"{key}.{figure}"
@@ -127,7 +128,16 @@ def test_a_tiny_run_gives_every_figure(tmp_path: Path) -> None:
     }
     assert found["idle"]["pg_queries_per_s"] >= 0
     assert found["idle"]["cpu_percent"] >= 0
-    assert found["large_task"]["steps"] == 200
+    large = found["large_tasks"]
+    assert {kind: [row["size"] for row in rows] for kind, rows in large.items()} == {
+        "layered": [20, 50],
+        "batches": [10, 30, 60],
+    }
+    assert all(row["ms_per_step"] > 0 for rows in large.values() for row in rows)
+    assert large["batches"][0]["ms_per_step_vs_smallest"] == 1
+    assert (
+        found["ratios"]["batches_ms_per_step_vs_smallest"] == large["batches"][-1]["ms_per_step_vs_smallest"]
+    )
     assert len(found["rounds"]) == 1
     assert found["setups"]["stepweave"]["postgresql"]["fsync"] == "on"
 
@@ -147,6 +157,7 @@ def test_a_tiny_run_gives_every_figure(tmp_path: Path) -> None:
     page = io.StringIO()
     print_report(found, Console(file=page, width=120))
     assert "Side by side" in page.getvalue()
+    assert "60 batches" in page.getvalue()
     assert f"Restate was not measured: {found['restate']['skipped']}" in page.getvalue()
 
 
@@ -197,6 +208,33 @@ def test_one_benchmark_at_a_time(tmp_path: Path) -> None:
     assert (folder / "peers").exists()
 
 
+# -- before and after --------------------------------------------------------------------------
+
+COMPARE = CHECKOUT / "benchmarks" / "compare.py"
+
+
+def test_two_checkouts_take_turns(tmp_path: Path) -> None:
+    few = ("--starts", "1", "--rounds", "2", "--runs", "1", "--tasks", "5")
+    command = [sys.executable, str(COMPARE), str(CHECKOUT), *few, "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["rounds"]) == 2
+    rows = {row["figure"]: row for row in found["rows"]}
+    for figure in ("chain, p50 ms", "chain, steps/s", "diamond, p50 ms", "diamond, steps/s"):
+        ratios = sorted(one["this"][figure] / one["base"][figure] for one in found["rounds"])
+        assert rows[figure]["ratio"] == pytest.approx(sum(ratios) / 2)
+        assert rows[figure]["range"] == pytest.approx(ratios)
+        assert figure in done.stdout
+
+
+def test_a_folder_without_the_project_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(COMPARE), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "is no checkout of this project: there is no schemas/stepweave_schemas" in done.stderr
+
+
 # -- figures -----------------------------------------------------------------------------------
 
 
@@ -228,6 +266,31 @@ def test_ratios_are_those_of_one_round() -> None:
     }
     assert found["dbos"]["skipped"] == "it died"
     assert found["idle"]["cpu_percent"] == 0.75
+
+
+def test_the_cost_in_a_large_task_is_compared_within_a_round() -> None:
+    # The machine is half as quick in the second round, and the kernel counts no CPU time for the third small task.
+    measured = Measured(Idle(1.0, {}, 30.0))
+    measured.step_costs = {
+        "batches": [
+            [StepCost(100, 1.0, 400.0), StepCost(1_000, 1.1, 440.0)],
+            [StepCost(100, 2.0, 800.0), StepCost(1_000, 2.4, 880.0)],
+            [StepCost(100, 1.0, 0.0), StepCost(1_000, 1.2, 300.0)],
+        ]
+    }
+    measured.rounds = [Round({"stepweave": turn(10, 1000)})]
+    found = figures(measured, quick=False)
+    assert found["large_tasks"]["batches"][1] == {
+        "size": 1_000,
+        "ms_per_step": 1.2,
+        "cpu_us_per_step": 440,
+        "ms_per_step_vs_smallest": 1.2,
+        "cpu_per_step_vs_smallest": 1.1,
+    }
+    assert found["ratios"]["batches_ms_per_step_vs_smallest"] == 1.2
+    assert found["ratios"]["batches_cpu_per_step_vs_smallest"] == 1.1
+    about_batches = [goal.read(found) for goal in GOALS if "batches" in goal.what]
+    assert about_batches == [1.2, 1.1], "the report judges the largest"
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 3), (95, 5), (1, 1), (100, 5)])

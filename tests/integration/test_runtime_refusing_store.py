@@ -7,6 +7,9 @@ import asyncio
 import asyncpg
 import pytest
 
+from stepweave_orchestrator.core import TaskState, evolve
+from stepweave_schemas.events import Event, TaskCancelled
+
 from .conftest import System, noop, template
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,8 +29,8 @@ async def test_appends_that_the_database_refuses_are_made_later(
         await administrator.execute(REFUSE)
         heads = await system.heads()
         creating = asyncio.ensure_future(system.create("refused", namespace="refused"))
-        owner = system.orchestrator.owner
-        while owner._store_failures < 3:
+        loop = system.orchestrator.owner
+        while loop._store_failures < 3:
             await asyncio.sleep(0.01)
         assert await system.heads() == heads
         assert not creating.done()
@@ -38,3 +41,23 @@ async def test_appends_that_the_database_refuses_are_made_later(
     async with system.worker(noop, namespace="refused"):
         await system.wait(task_id, "complete")
     await system.verify()
+
+
+async def test_a_fault_of_ours_costs_one_command_and_nothing_else(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await system.register(template("cursed", namespace="cursed"))
+
+    def cursed(state: TaskState, event: Event, at_ms: int) -> TaskState:
+        if isinstance(event, TaskCancelled):
+            raise ZeroDivisionError("a fault of ours")
+        return evolve(state, event, at_ms)
+
+    monkeypatch.setattr("stepweave_orchestrator.runtime.owner.evolve", cursed)
+    task_id, _ = await system.started("cursed", namespace="cursed")
+    refused = await system.refusal("task.cancel", {"task_id": task_id})
+    assert refused.code == "INTERNAL_ERROR" and "ZeroDivision" not in refused.message
+    assert (await system.task(task_id))["status"] == "steps_in_process"
+    await system.proves_itself()
+    monkeypatch.undo()
+    assert (await system.request("task.cancel", {"task_id": task_id}))["status"] == "cancelled"

@@ -605,7 +605,7 @@ async def test_class_handlers_and_methods(side: Side, make_worker: Callable[...,
         assert (failure.error_code, failure.retryable) == ("NO", False)
         missing = await side.outcome(await side.dispatch("refund", method="nothing"))
         assert isinstance(missing, Failure)
-        assert missing.error_code == "HANDLER_UNUSABLE"
+        assert missing.error_code == "HANDLER_METHOD_NOT_FOUND"
 
 
 PROGRAM = """

@@ -1,6 +1,6 @@
 """Recorded histories: how their files look, and how a task is rebuilt from one.
 
-A file of `recorded/` holds the history of one task, as the ledger and the feeds hold it, and what was known of the
+A file of `recorded/`, or of `recorded/examples/`, holds the history of one task, as the ledger and the feeds hold it, and what was known of the
 task when it was recorded:
 
 | key | meaning |
@@ -29,6 +29,7 @@ from stepweave_orchestrator.core.view import task_response
 from stepweave_schemas import events
 from stepweave_schemas.codec import decode_event, to_builtins
 from stepweave_schemas.envelope import Envelope, decode_envelope, parse_timestamp
+from stepweave_schemas.raw import NO_RAW
 
 FOLDER: Final = Path(__file__).parent / "recorded"
 SUMS: Final = FOLDER / "SHA256SUMS"
@@ -71,9 +72,7 @@ def replay(envelopes: list[Envelope], plan: Plan) -> Iterator[tuple[events.Event
 def statuses(event: events.Event, state: TaskState) -> list[str]:
     """The task's status and, for an event of a step, that step's."""
     step = (
-        [state.steps[state.the_plan.index[event.step_name]].status]
-        if isinstance(event, events.StepEvent)
-        else []
+        [state.steps[state.number_of(event.step_name)].status] if isinstance(event, events.StepEvent) else []
     )
     return [state.status, *step]
 
@@ -82,10 +81,20 @@ def statuses(event: events.Event, state: TaskState) -> list[str]:
 _ADVICE: Final = frozenset({"execution_status", "recommended_action", "health_status"})
 
 
+def _known(value: Any) -> Any:
+    """A part of a plan in plain values, without the raw fields that the template does not give."""
+    if isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name: _known(each) for name, each in fields.items() if each is not NO_RAW}
+    if isinstance(value, tuple):
+        return [_known(each) for each in value]
+    return value
+
+
 def summary(state: TaskState) -> dict[str, Any]:
     """Every fact that the outside can learn of a task, in JSON values."""
     plan = state.the_plan
-    steps = dict(zip(plan.index, state.steps, strict=True))
+    steps = {state.name_of(number): step for number, step in enumerate(state.steps)}
     task: dict[str, Any] = to_builtins(task_response(state))
     dispatches = [
         build_dispatch(state, name, step.attempt, step.lease_token, "sw.res.0")
@@ -96,14 +105,19 @@ def summary(state: TaskState) -> dict[str, Any]:
         {
             "task": {name: value for name, value in task.items() if name not in _ADVICE},
             "plan": {
-                "steps": plan.steps,
+                "steps": _known(plan.steps),
                 "on_failure": plan.on_failure,
                 "max_retry_after_ms": plan.max_retry_after_ms,
             },
             "results": {
                 name: msgspec.Raw(step.result) for name, step in steps.items() if step.result is not None
             },
+            # Also the steps that callers do not see: those that may still come to exist, or never can.
+            "statuses": {name: step.status for name, step in steps.items()},
             "next_wake_ms": state.next_wake_ms(),
+            "signals_kept": [
+                [kept.signal, kept.signal_id, msgspec.Raw(kept.payload)] for kept in state.mailbox
+            ],
             "dispatches": dispatches,
             "tries": {
                 name: {
@@ -150,6 +164,16 @@ def write(path: Path, history: History) -> None:
             + b",\n".join(b'"%b": %b' % (name.encode(), value) for name, value in parts.items())
             + b"\n}\n"
         )
+
+
+def recorded_files() -> list[Path]:
+    """Every history there is, those of the examples too."""
+    return sorted(FOLDER.rglob("*.json"))
+
+
+def name_of(path: Path) -> str:
+    """How `SHA256SUMS` calls a file."""
+    return path.relative_to(FOLDER).as_posix()
 
 
 def hash_of(path: Path) -> str:

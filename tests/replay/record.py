@@ -2,14 +2,14 @@
 
 Each story of `STORIES` that has no file yet is played through the core and written to `recorded/`, with the state that
 the core of today ends in; read it before you commit it. A file that exists is never written again: it stands for what
-released versions have stored. To record another case, add a story.
+released versions have stored. To record another case, add a story, here or to one of the modules `…_stories.py`.
+The same goes for each input of an example (`example_histories.py`), which is run with its own handlers.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from tests.unit.core.scenario import (
@@ -21,13 +21,10 @@ from tests.unit.core.scenario import (
     cancel,
     cancelled,
     completed,
-    create,
-    created,
     enqueued,
     fail,
     fail_for_good,
     failed,
-    given,
     lose,
     refused,
     release,
@@ -41,48 +38,34 @@ from tests.unit.core.scenario import (
     task_started,
     wake,
 )
-from tests.unit.core.templates import AT_ONCE, EVERY_SECOND, step, template
+from tests.unit.core.templates import AT_ONCE, EVERY_SECOND, step
 
-from stepweave_orchestrator.core import compile_plan
 from stepweave_schemas import events
 from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import decode_envelope, envelope_bytes
 from stepweave_schemas.template import TaskTemplate
 
+from .dynamic_stories import DYNAMIC_STORIES
+from .example_histories import example_runs, histories_of
 from .history import (
     FOLDER,
     SUMS,
     History,
     hash_of,
     known_hashes,
+    name_of,
     replay,
     statuses,
     summary,
     write,
 )
+from .saga_stories import SAGA_STORIES
+from .stories import Stories, begun, recorder
+from .waiting_stories import WAITING_STORIES
 
-Story = Callable[[TaskTemplate], Scenario]
 #: By name: what it is about, the template, and the story.
-STORIES: Final[dict[str, tuple[str, TaskTemplate, Story]]] = {}
-
-
-def recorded(
-    name: str, about: str, *steps: str | dict[str, Any], **settings: Any
-) -> Callable[[Story], Story]:
-    """Make a story known; `steps` and `settings` are those of its template."""
-
-    def keep(story: Story) -> Story:
-        STORIES[name] = (about, template(*steps, **settings), story)
-        return story
-
-    return keep
-
-
-def begun(made: TaskTemplate, *expected: Any, **request: Any) -> Scenario:
-    """A new task; `expected` are the events after `task.created`."""
-    plan = compile_plan(made.canonical_json(), made.content_hash())
-    fields = {"initiator": "ada", "source_system": "shop", "reason": "order 7", "tags": ("new",), **request}
-    return given(plan).when(create(plan, **fields)).then(created(), *expected)
+STORIES: Final[Stories] = {}
+recorded: Final = recorder(STORIES)
 
 
 CHECKOUT: Final = ("validate_cart", "charge: validate_cart", "ship: charge")
@@ -367,7 +350,7 @@ def _released(made: TaskTemplate) -> Scenario:
         .when(release("pack"))
         .then(released("pack", 2), enqueued("pack", 2))
         .when(succeed("pack", 2, 0))
-        .then_rejected("WRONG_TOKEN")
+        .then_rejected("STALE")
         .later(10)
         .when(succeed("pack", result={"boxes": 2}))
         .then(completed("pack", 2), task_completed())
@@ -401,6 +384,9 @@ def _under_way(made: TaskTemplate) -> Scenario:
         .when(fail_for_good("check", error_type="validation_error", error_message="row 2 is bad"))
         .then(failed("check"))
     )
+
+
+STORIES.update({**DYNAMIC_STORIES, **SAGA_STORIES, **WAITING_STORIES})
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -446,10 +432,14 @@ def main() -> int:
     sums = known_hashes()
     paths = {name: FOLDER / f"{name}.json" for name in STORIES}
     missing = {path: history_of(name) for name, path in paths.items() if not path.exists()}
+    for example in example_runs():
+        if not example.path.exists():
+            missing.update(histories_of(example))
     for path, history in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, history)
-        sums[path.name] = hash_of(path)
-        print(f"recorded {path.name}")
+        sums[name_of(path)] = hash_of(path)
+        print(f"recorded {name_of(path)}")
     SUMS.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
     return 0
 

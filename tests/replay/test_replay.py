@@ -1,7 +1,8 @@
 """Histories that were recorded once are understood for ever.
 
 Where one of these tests fails, the change under test would misread tasks that run somewhere: do not touch the files,
-change the code (a new meaning is a new `schema_version` with an upcaster). `record.py` adds histories.
+change the code (a new meaning is a new `schema_version` with an upcaster). `python -m tests.replay.record` adds what is
+missing: histories of new stories, and of new inputs of the examples.
 """
 
 from __future__ import annotations
@@ -18,13 +19,26 @@ from stepweave_schemas import codec, events
 from stepweave_schemas.catalogue import CATALOGUE
 from stepweave_schemas.identity import content_digest
 
-from .history import FOLDER, History, apply, hash_of, known_hashes, read, replay, statuses, summary
+from .example_histories import EXAMPLES_FOLDER, example_runs
+from .history import (
+    FOLDER,
+    History,
+    apply,
+    hash_of,
+    known_hashes,
+    name_of,
+    read,
+    recorded_files,
+    replay,
+    statuses,
+    summary,
+)
 from .record import STORIES
 
-FILES = sorted(FOLDER.glob("*.json"))
+FILES = recorded_files()
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(params=FILES, ids=lambda path: name_of(path.with_suffix("")))
 def history(request: pytest.FixtureRequest) -> History:
     path: Path = request.param
     return read(path)
@@ -52,11 +66,32 @@ def final(history: History) -> TaskState:
 
 
 def test_the_files_are_as_they_were_recorded() -> None:
-    assert {path.name: hash_of(path) for path in FILES} == known_hashes()
+    assert {name_of(path): hash_of(path) for path in FILES} == known_hashes()
 
 
 def test_every_story_was_recorded() -> None:
-    assert {path.stem for path in FILES} == set(STORIES)
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(STORIES)
+
+
+def test_every_input_of_every_example_was_recorded() -> None:
+    """A new input comes with a history: run `python -m tests.replay.record`."""
+    assert [example.run.title for example in example_runs() if not example.path.exists()] == []
+
+
+def test_the_task_that_a_step_of_an_example_started_was_recorded_too() -> None:
+    """The last one of each step, beside the one that started it."""
+    started: dict[Path, str] = {}
+    children: dict[Path, str] = {}
+    for path in EXAMPLES_FOLDER.rglob("*.json"):
+        envelopes = read(path).envelopes()
+        if "__" in path.stem:
+            children[path] = envelopes[0].task_id
+        for envelope in envelopes:
+            event = codec.decode_event(bytes(envelope.data))
+            if isinstance(event, events.ChildRequested):
+                started[path.with_name(f"{path.stem}__{event.step_name}.json")] = event.child_task_id
+    assert started
+    assert children == started
 
 
 def test_every_event_of_a_task_is_in_a_history() -> None:

@@ -11,7 +11,7 @@ from stepweave_orchestrator.runtime.templates import Version
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import MessageError, json_text
-from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX
+from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
 from stepweave_schemas.envelope import parse_timestamp
 from stepweave_schemas.identity import canonical_json, content_digest, identity_task_id, is_uuid
 
@@ -70,6 +70,21 @@ def check_text(request: msgspec.Struct, *fields: str) -> None:
             raise ApiError("VALIDATION_FAILED", f"{field}: {TEXT_CHARS_MAX} characters at most")
         if text is not None and "\x00" in text:
             raise ApiError("VALIDATION_FAILED", f"{field}: the character NUL is not allowed")
+
+
+def check_payload(raw: msgspec.Raw) -> msgspec.Raw:
+    """A signal's payload, sound and within bounds; raises `ApiError`."""
+    size = len(memoryview(raw))
+    if size > RESULT_BYTES_MAX:
+        raise ApiError(
+            "VALIDATION_FAILED",
+            f"payload: {size} bytes, {RESULT_BYTES_MAX} at most; keep large data elsewhere and send a reference",
+        )
+    try:
+        msgspec.json.decode(json_text(raw))
+    except (MessageError, msgspec.MsgspecError, RecursionError) as error:
+        raise ApiError("BAD_REQUEST", f"payload: {error}") from None
+    return raw
 
 
 def identity(request: api.CreateTask, version: Version, request_id: str, context: Any) -> tuple[str, bool]:

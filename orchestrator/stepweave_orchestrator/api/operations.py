@@ -25,11 +25,12 @@ from stepweave_orchestrator.runtime.requests import (
     Register,
     Results,
     ShardRouter,
+    Signal,
 )
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
 from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
-from stepweave_orchestrator.runtime.templates import TemplateCatalogue
+from stepweave_orchestrator.runtime.templates import TemplateCatalogue, violations_text
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.catalogue import CATALOGUE
@@ -40,7 +41,7 @@ from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
 
-from .creation import check_request, check_text, identity, request_digest
+from .creation import check_payload, check_request, check_text, identity, request_digest
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
@@ -82,6 +83,7 @@ class Operations:
             "task.get": self.get_task,
             "task.list": self.list_tasks,
             "task.cancel": self.cancel_task,
+            "task.signal": self.signal_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
             "template.register": self.register_template,
@@ -154,7 +156,7 @@ class Operations:
             raise ApiError(
                 "VALIDATION_FAILED",
                 f"the context does not fit the input schema of {request.namespace}/{request.name}: "
-                + "; ".join(f"{each['pointer'] or '/'}: {each['message']}" for each in violations[:5]),
+                + violations_text(violations),
                 violations=violations,
             )
         request_id = request.task_id or uuid7()
@@ -198,6 +200,23 @@ class Operations:
         return await self._router.call(
             shard,
             Cancel(stream_id=request.task_id, reason=request.reason, cancelled_by=request.cancelled_by),
+        )
+
+    async def signal_task(self, request: api.SignalTask) -> bytes:
+        """Tell a task what one of its steps waits for; answers once that is committed."""
+        shard = self._shard_of(request.task_id)
+        check_text(request, "signal", "signal_id", "sent_by")
+        if not request.signal:
+            raise ApiError("BAD_REQUEST", "signal: the signal's name is missing")
+        return await self._router.call(
+            shard,
+            Signal(
+                stream_id=request.task_id,
+                signal=request.signal,
+                signal_id=request.signal_id or uuid7(),
+                payload=check_payload(request.payload),
+                sent_by=request.sent_by,
+            ),
         )
 
     async def get_results(self, request: api.GetResults) -> bytes:

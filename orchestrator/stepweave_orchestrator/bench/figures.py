@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .large import StepCost
+from .large import StepCost, StepCosts
 from .rounds import Turn, steps_per_s
 from .session import OURS, Measured, Round
 
@@ -48,8 +48,8 @@ def figures(measured: Measured, *, quick: bool) -> dict[str, Any]:
             "seconds": rounded(measured.idle.seconds),
         },
     }
-    if measured.step_costs is not None:
-        found["large_task"] = _large_task(*measured.step_costs)
+    if measured.step_costs:
+        found["large_tasks"] = _large_tasks(measured.step_costs)
     for key in measured.keys:
         turns = _turns(measured.rounds, key)
         found[key] = _contender(turns) if turns else {}
@@ -89,14 +89,26 @@ def _latency(ms: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": rounded(percentile(ms, 50)), "p95_ms": rounded(percentile(ms, 95)), "runs": len(ms)}
 
 
-def _large_task(small: StepCost, large: StepCost) -> dict[str, float]:
+def _large_tasks(step_costs: StepCosts) -> dict[str, list[dict[str, float | None]]]:
+    """Of each kind of task: a row for each size, smallest first."""
+    return {kind: [_size(costs) for costs in _by_size(rounds)] for kind, rounds in step_costs.items()}
+
+
+def _by_size(rounds: Sequence[Sequence[StepCost]]) -> list[list[tuple[StepCost, StepCost]]]:
+    """For each size its costs, round by round, each beside that of the smallest size in the same round."""
+    return [[(one[position], one[0]) for one in rounds] for position in range(len(rounds[0]))]
+
+
+def _size(costs: Sequence[tuple[StepCost, StepCost]]) -> dict[str, float | None]:
     return {
-        "steps": large.steps,
-        "ms_per_step": rounded(large.ms_per_step),
-        "cpu_us_per_step": rounded(large.cpu_us_per_step),
-        "small_task_steps": small.steps,
-        "small_task_ms_per_step": rounded(small.ms_per_step),
-        "small_task_cpu_us_per_step": rounded(small.cpu_us_per_step),
+        "size": costs[0][0].size,
+        "ms_per_step": _median(own.ms_per_step for own, _ in costs),
+        "cpu_us_per_step": _median(own.cpu_us_per_step for own, _ in costs),
+        "ms_per_step_vs_smallest": _median(own.ms_per_step / least.ms_per_step for own, least in costs),
+        # CPU time of next to no work may be none.
+        "cpu_per_step_vs_smallest": _median(
+            own.cpu_us_per_step / least.cpu_us_per_step for own, least in costs if least.cpu_us_per_step
+        ),
     }
 
 
@@ -120,10 +132,9 @@ def _ratios(measured: Measured) -> dict[str, float | None]:
         for one in measured.rounds
         if one.two_orchestrators is not None
     )
-    if measured.step_costs is not None:
-        small, large = measured.step_costs
-        found["large_task_ms_per_step_vs_small"] = rounded(large.ms_per_step / small.ms_per_step)
-        found["large_task_cpu_per_step_vs_small"] = rounded(large.cpu_us_per_step / small.cpu_us_per_step)
+    for kind, rows in _large_tasks(measured.step_costs).items():
+        for ratio_of in ("ms_per_step_vs_smallest", "cpu_per_step_vs_smallest"):
+            found[f"{kind}_{ratio_of}"] = rows[-1][ratio_of]
     return found
 
 

@@ -15,7 +15,7 @@ from .child import ChildFailed
 from .contender import Burst, Contender
 from .idle import Idle, measure_idle
 from .installing import PeerMissing
-from .large import StepCost, measure_large_tasks
+from .large import StepCosts, measure_step_costs
 from .peers import Peer, PeerPlace
 from .replay import measure_replay
 from .rounds import RoundClock, Say, Turn, take_turn
@@ -47,8 +47,8 @@ class Measured:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Why a peer was not measured, by its key.
     skipped: dict[str, str] = field(default_factory=dict)
-    #: Of a small task and of a large one.
-    step_costs: tuple[StepCost, StepCost] | None = None
+    #: Of tasks of different sizes.
+    step_costs: StepCosts = field(default_factory=dict)
     replay_events_per_s: float = 0.0
 
     @property
@@ -99,8 +99,8 @@ async def measure_all(folder: Path, sizes: Sizes, *, peers: Mapping[str, RunPeer
                     contenders[key] = peer
                     measured.settings[key] = peer.settings
             await _take_turns(system, contenders, measured, sizes, clock, say)
-        say(f"one task with {sizes.large_task_steps} steps")
-        measured.step_costs = await measure_large_tasks(system, sizes)
+        say(f"large tasks, up to {max(*sizes.layered_runs, *sizes.batches_runs)} steps")
+        measured.step_costs = await measure_step_costs(system, sizes)
         say("replay in memory")
         measured.replay_events_per_s = await measure_replay(
             system.store, system.chain_ids, sizes.replay_seconds

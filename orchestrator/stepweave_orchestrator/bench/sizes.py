@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +27,11 @@ class Sizes:
     #: Peers start chains for so long, and then wait for those under way.
     peer_burst_seconds: float
     peer_warm_up_seconds: float
-    #: Steps of a large task, which is compared with one of `SMALL_TASK_STEPS`.
-    large_task_steps: int
-    large_task_runs: int
-    small_task_runs: int
+    #: Steps of a task of layers, and the batches of one task; how often each is run in a round. The smallest is what
+    #: the others are compared with.
+    layered_runs: Mapping[int, int]
+    batches_runs: Mapping[int, int]
+    large_task_rounds: int
     replay_seconds: float
     idle_seconds: float
     #: No further round begins when it would not end by then; None: all rounds are run.
@@ -37,9 +39,6 @@ class Sizes:
     #: Whether peers that are missing are installed (this takes a minute or two, once).
     install_peers: bool
 
-
-#: What a large task's cost per step is compared with.
-SMALL_TASK_STEPS: Final = 100
 
 FULL: Final = Sizes(
     rounds=5,
@@ -52,9 +51,9 @@ FULL: Final = Sizes(
     warm_up_chains=500,
     peer_burst_seconds=5.0,
     peer_warm_up_seconds=2.0,
-    large_task_steps=1_000,
-    large_task_runs=5,
-    small_task_runs=50,
+    layered_runs={100: 20, 1_000: 2},
+    batches_runs={100: 30, 1_000: 3, 10_000: 1},
+    large_task_rounds=3,
     replay_seconds=5.0,
     idle_seconds=30.0,
     seconds_max=None,
@@ -72,11 +71,11 @@ QUICK: Final = Sizes(
     warm_up_chains=100,
     peer_burst_seconds=1.0,
     peer_warm_up_seconds=0.3,
-    large_task_steps=1_000,
-    large_task_runs=1,
-    small_task_runs=3,
+    layered_runs={100: 3, 1_000: 1},
+    batches_runs={100: 10, 1_000: 1, 10_000: 1},
+    large_task_rounds=1,
     replay_seconds=1.0,
     idle_seconds=3.0,
-    seconds_max=40.0,
+    seconds_max=36.0,
     install_peers=False,
 )

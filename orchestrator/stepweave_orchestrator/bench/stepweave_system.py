@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,14 +29,14 @@ from .child import Child, Program, running
 from .completions import Completions
 from .contender import Burst
 from .cpu import ProcessGroups
-from .sizes import SMALL_TASK_STEPS, Sizes
+from .sizes import Sizes
 from .workflows import NAMESPACE, Workflow
 
 TASK_TIMEOUT_SECONDS: Final = 60.0
 BURST_TIMEOUT_SECONDS: Final = 300.0
 HAND_OVER_TIMEOUT_SECONDS: Final = 30.0
 _HAND_OVER_POLL_SECONDS: Final = 0.1
-_CONTEXT: Final = {"a": 1}
+_CONTEXT: Final[Mapping[str, Any]] = {"a": 1}
 
 
 class StepweaveSystem:
@@ -146,19 +146,19 @@ class StepweaveSystem:
             workflows.chain(),
             workflows.diamond(),
             workflows.fanout(),
-            workflows.layered(SMALL_TASK_STEPS),
-            workflows.layered(sizes.large_task_steps),
+            workflows.batches(),
+            *(workflows.layered(steps) for steps in sizes.layered_runs),
         ):
             await self.client.register_template(template)
 
     # -- measures --------------------------------------------------------------------------------
 
-    async def run_alone(self, template: str) -> float:
+    async def run_alone(self, template: str, context: Mapping[str, Any] = _CONTEXT) -> float:
         """Run one task; seconds from the submit to seeing it completed."""
         task_id = uuid7()
         expected = self._completions.expect([task_id])
         started = time.perf_counter()
-        await self.client.create_task(template, namespace=NAMESPACE, context=_CONTEXT, task_id=task_id)
+        await self.client.create_task(template, namespace=NAMESPACE, context=context, task_id=task_id)
         finished = await expected.wait(TASK_TIMEOUT_SECONDS)
         if template == "chain":
             self.chain_ids.append(task_id)

@@ -12,8 +12,17 @@ NAMESPACE: Final = "bench"
 HANDLER: Final = "bench_noop"
 CHAIN_STEPS: Final = 5
 FANOUT_PARTS: Final = 100
-#: A large task is layers of this many steps, where each step depends on its whole layer before.
+#: A task of layers: this many steps in each, of which each depends on its whole layer before.
 LAYER_STEPS: Final = 10
+
+BATCHES_NAME: Final = "batches"
+#: The input that says how many batches the task is cut into.
+BATCHES_INPUT: Final = "batches"
+#: The analyser, and the step that brings the batches together.
+STEPS_BESIDE_BATCHES: Final = 2
+CUT_HANDLER: Final = "bench_cut"
+PART_HANDLER: Final = "bench_part"
+COLLECT_HANDLER: Final = "bench_collect"
 
 
 def _step(name: str, dependencies: Iterable[str] = ()) -> dict[str, Any]:
@@ -67,5 +76,32 @@ def layered(steps: int) -> str:
             _step(name, layers[number - 1] if number else [])
             for number, layer in enumerate(layers)
             for name in layer
+        ],
+    )
+
+
+def batches() -> str:
+    """A step that cuts as many batches as the input says, one step for each of them, and one behind all."""
+    return _template(
+        BATCHES_NAME,
+        [
+            {
+                "name": "cut",
+                "type": "batchable",
+                "handler": {"callable": CUT_HANDLER},
+                "batch_config": {"worker_template": "part"},
+            },
+            {
+                "name": "part",
+                "type": "batch_worker",
+                "handler": {"callable": PART_HANDLER},
+                "dependencies": ["cut"],
+            },
+            {
+                "name": "collect",
+                "type": "deferred_convergence",
+                "handler": {"callable": COLLECT_HANDLER},
+                "dependencies": ["part"],
+            },
         ],
     )

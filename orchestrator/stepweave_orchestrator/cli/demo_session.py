@@ -14,6 +14,7 @@ from stepweave.responses import TaskResponse
 from stepweave_schemas.envelope import Envelope
 
 from .demo_examples import Example, Run
+from .demo_signals import SignalSender, sent_text
 from .demo_view import Progress, progress_view
 from .dev_session import first_of
 from .errors import CommandError, ExitCode
@@ -33,6 +34,8 @@ class Story:
     run: Run
     task: TaskResponse | None = None
     events: list[Envelope] = field(default_factory=list)
+    #: The histories of the tasks that its steps started, by step.
+    children: dict[str, list[Envelope]] = field(default_factory=dict)
     #: Why the run is not as its example says; empty where it is.
     fault: str = ""
 
@@ -50,7 +53,9 @@ class DemoSession:
             data_dir, database_url=database_url, nats_url=nats_url, say=progress
         ) as stack:
             await self._register(stack.client, None if database_url else data_dir)
-            namespaces, queues = places_of([example.template for example in self._examples])
+            namespaces, queues = places_of(
+                [template for example in self._examples for template in example.templates.values()]
+            )
             settings = WorkerSettings(
                 modules=tuple(str(example.handlers_file) for example in self._examples),
                 namespaces=namespaces,
@@ -67,13 +72,13 @@ class DemoSession:
     async def _register(self, client: Client, data_dir: Path | None) -> None:
         """Register the templates; `data_dir` is where the embedded database is, `None` where another is used."""
         other = "give another database in DATABASE_URL" if data_dir is None else f"remove {data_dir}"
-        for example in self._examples:
+        files = [pair for example in self._examples for pair in example.templates.items()]
+        for path, template in files:
             try:
-                await client.register_template(example.template_file, registered_by="demo")
+                await client.register_template(path, registered_by="demo")
             except Conflict:
                 raise CommandError(
-                    f"{example.template_file} differs from the registered {example.template.reference}: "
-                    f"raise its version, or {other}",
+                    f"{path} differs from the registered {template.reference}: raise its version, or {other}",
                     ExitCode.REFUSED,
                 ) from None
 
@@ -96,14 +101,20 @@ class DemoSession:
                     idempotency_key=f"demo-{run.name}-{secrets.token_hex(8)}",
                 )
                 view.created(run, task)
+                sender = SignalSender(client, task.task_uuid, run.input.signals)
+                await sender.begin()
                 async for envelope in client.watch_task(task.task_uuid, until_blocked=True):
                     story.events.append(envelope)
                     view.happened(run, envelope)
+                    await sender.happened(envelope)
                 story.task = await client.get_task(task.task_uuid)
+                for step in story.task.steps:
+                    if step.child_task_uuid is not None:
+                        story.children[step.name] = await client.get_events(step.child_task_uuid)
         except TimeoutError:
             story.fault = f"it did not end within {self._run_timeout_seconds:g} s"
         else:
-            story.fault = _fault(run, story.task)
+            story.fault = _fault(run, story.task) or sender.fault
         view.ended(run, story.task, story.fault)
 
 
@@ -114,6 +125,12 @@ def _fault(run: Run, task: TaskResponse) -> str:
     step = wanted.expect_failed_step
     if step is not None and (state := task.step(step).current_state) != "error":
         return f"its step {step} should have failed, and is {state}"
+    if task.compensation_status != wanted.expect_compensation:
+        undone = {None: "nothing", "complete": "all", "partial": "a part"}
+        return (
+            f"{undone[wanted.expect_compensation]} of it should have been undone, "
+            f"and it says {task.compensation_status}"
+        )
     return ""
 
 
@@ -125,6 +142,8 @@ def _tell(story: Story) -> None:
     console.rule(run.title) if console.is_terminal else say(f"== {run.title}")
     if run.input.description:
         say(run.input.description)
+    for signal in run.input.signals:
+        say(f"the demonstration sends what a person would type: {sent_text(signal)}")
     if story.task is not None:
         task = story.task
         line = status_text(task.status)
@@ -138,3 +157,6 @@ def _tell(story: Story) -> None:
         say(f"NOT AS EXPECTED: {story.fault}")
     say()
     print_table(TIMELINE_COLUMNS, timeline(story.events), empty="no events")
+    for step, events in story.children.items():
+        say(f"\nthe task that {step} started:")
+        print_table(TIMELINE_COLUMNS, timeline(events), empty="no events")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepweave.responses import TaskResponse
+from stepweave_orchestrator.core.plan import COMPENSATION_PREFIX
 from stepweave_schemas.envelope import Envelope
 
 from .demo_examples import Run
@@ -70,28 +71,58 @@ class _Row:
         self.fault = ""
 
 
+#: The state of the step that an event names.
 _STATES = {
     "step.enqueued": "enqueued",
     "step.started": "in_progress",
     "step.completed": "complete",
     "step.retry_scheduled": "waiting_for_retry",
     "step.failed": "error",
+    "step.skipped": "skipped",
+    "signal.awaited": "waiting_for_signal",
+    "child.requested": "in_progress",
+}
+#: The state of all steps of a batch, which have one mark together.
+_BATCH_STATES = {"batch.created": "in_progress", "batch.completed": "complete", "batch.stopped": "error"}
+_COMPENSATION_STATES = {
+    "step.enqueued": "compensating",
+    "compensation.completed": "compensated",
+    "compensation.failed": "error",
 }
 _MARKS = {
     "pending": ("·", "dim"),
     "enqueued": ("▸", "cyan"),
     "in_progress": ("▸", "cyan"),
     "waiting_for_retry": ("↻", "yellow"),
+    "waiting_for_signal": ("?", "bold yellow"),
+    "skipped": ("–", "dim"),
+    "compensating": ("◂", "magenta"),
+    "compensated": ("○", "magenta"),
     "complete": ("●", "green"),
     "error": ("✗", "bold red"),
 }
 _STATUSES = {
     "task.created": "steps_in_process",
+    "compensation.started": "compensating",
     "task.completed": "complete",
     "task.blocked": "blocked_by_failures",
     "task.failed": "error",
     "task.cancelled": "cancelled",
 }
+
+
+def _moved(event_type: str, data: dict[str, Any]) -> list[tuple[str, str]]:
+    """The steps that an event moves, with their states from now on."""
+    name = data.get("step_name", "")
+    if name.startswith(COMPENSATION_PREFIX):
+        state = _COMPENSATION_STATES.get(event_type)
+        return [] if state is None else [(name.removeprefix(COMPENSATION_PREFIX), state)]
+    moved = [(step, "skipped") for step in data.get("excluded", ())]
+    if event_type in _STATES:
+        moved.append((name, _STATES[event_type]))
+    if event_type in _BATCH_STATES:
+        moved.append((data["worker_template"], _BATCH_STATES[event_type]))
+    return moved
 
 
 class _LiveTable:
@@ -106,9 +137,9 @@ class _LiveTable:
     def happened(self, run: Run, envelope: Envelope) -> None:
         row = self._rows[run.title]
         data: dict[str, Any] = payload(envelope)
-        state = _STATES.get(envelope.type)
-        if state is not None and data.get("step_name") in row.steps:
-            row.steps[data["step_name"]] = state
+        for step, state in _moved(envelope.type, data):
+            if step in row.steps:
+                row.steps[step] = state
         row.status = _STATUSES.get(envelope.type, row.status)
         if envelope.type != "step.enqueued":
             row.latest = describe(envelope.type, data)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from nats.aio.msg import Msg
@@ -18,13 +18,16 @@ from stepweave_schemas import subjects
 from stepweave_schemas.codec import decode_event
 from stepweave_schemas.events import TemplateRegistered
 from stepweave_schemas.identity import template_stream_id
-from stepweave_schemas.template import CHILD_TASK_HANDLER, SIGNAL_HANDLER, TaskTemplate, load_template
+from stepweave_schemas.template import HandlerSpec, TaskTemplate, load_template
 
 from .addresses import without_secrets
 from .output import progress, say
 from .stack import Stack, places_of, running_stack, running_workers
 from .task_input import who
 from .worker_processes import WorkerProcesses, WorkerSettings
+
+#: How many methods of a handler a warning lists.
+_METHODS_MAX: Final = 10
 
 
 class DevSession:
@@ -129,7 +132,7 @@ class DevSession:
         if workers is not None:
             say(
                 f"  workers     {_count(self._worker_count, 'process', 'processes')} with "
-                f"{_count(len(workers.handlers), 'handler')}: {', '.join(workers.handlers[:12])}"
+                f"{_count(len(workers.handlers), 'handler')}: {', '.join(list(workers.handlers)[:12])}"
                 + (" …" if len(workers.handlers) > 12 else "")
             )
         say("\nType in another terminal, in this folder:\n")
@@ -179,13 +182,34 @@ def _warn_of_missing_handlers(
 ) -> None:
     if settings.resolve_imports:
         return
-    known = {*workers.handlers, SIGNAL_HANDLER, CHILD_TASK_HANDLER}
     for template in templates:
-        for step in template.steps:
-            if step.handler.callable not in known:
-                progress(
-                    f"warning: {template.reference}, step {step.name}: no handler is named "
-                    f"{step.handler.callable!r} in {', '.join(settings.modules)}"
+        for line in missing_handlers(template, workers.handlers, settings.modules):
+            progress(f"warning: {line}")
+
+
+def missing_handlers(
+    template: TaskTemplate, handlers: Mapping[str, Sequence[str]], modules: Sequence[str]
+) -> Iterator[str]:
+    """A line for each handler or method that the template names and the workers do not have.
+
+    `handlers` are the methods of each handler of `modules` that a template may name.
+    """
+    for step in template.steps:
+        wanted: list[tuple[str, HandlerSpec]] = []
+        if step.wait_for_signal is None and step.child_task is None:
+            wanted.append(("", step.handler))
+        if step.compensation is not None:
+            wanted.append((", compensation", step.compensation.handler))
+        for role, handler in wanted:
+            methods = handlers.get(handler.callable)
+            where = f"{template.reference}, step {step.name}{role}"
+            if methods is None:
+                yield f"{where}: no handler is named {handler.callable!r} in {', '.join(modules)}"
+            elif handler.method not in methods:
+                listed = ", ".join(methods[:_METHODS_MAX]) + (" …" if len(methods) > _METHODS_MAX else "")
+                yield (
+                    f"{where}: handler {handler.callable!r} has no method {handler.method!r} for templates; "
+                    f"it has: {listed or 'none'}"
                 )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from .output import moment
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -20,7 +22,17 @@ _STYLES: Final = {
     "task.blocked": "bold red",
     "task.failed": "bold red",
     "task.cancelled": "bold magenta",
+    "signal.awaited": "yellow",
+    "signal.timed_out": "yellow",
+    "batch.stopped": "red",
+    "compensation.started": "magenta",
+    "compensation.completed": "magenta",
+    "compensation.failed": "bold red",
 }
+#: Under which of these keys the result of a compensation tells why not all could be undone, the first wins.
+_WHY: Final = ("why", "error", "reason")
+#: Most names of a list that are shown.
+_NAMES_MAX: Final = 5
 #: Longest description, in characters.
 _DESCRIPTION_CHARS_MAX: Final = 200
 
@@ -34,17 +46,98 @@ def _task(data: dict[str, Any]) -> str:
     return f"{data['namespace']}/{data['task_name']}"
 
 
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_MAX
+    return ", ".join(names[:_NAMES_MAX]) + (f" and {more} more" if more > 0 else "")
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    """`1 batch`, `2 batches`: `several` is needed where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
+def _routed(data: dict[str, Any]) -> str:
+    followed = [name for name in data["created"] if name not in data["chosen"]]
+    text = f"{data['step_name']} chose {_names(data['chosen'])}"
+    if followed:
+        text += f"; {_names(followed)} {'follows' if len(followed) == 1 else 'follow'}"
+    return text + _excluded(data)
+
+
+def _excluded(data: dict[str, Any]) -> str:
+    return f"; never: {_names(data['excluded'])}" if data.get("excluded") else ""
+
+
+def _batches(data: dict[str, Any]) -> str:
+    if data.get("is_no_op"):
+        why = f": {data['reason']}" if data.get("reason") else ""
+        return f"{data['step_name']} found nothing to do{why}; a placeholder stands for {data['worker_template']}"
+    count = _counted(len(data["cursors"]), "batch", "batches")
+    return f"{data['step_name']} cut the work into {count} of {data['worker_template']}"
+
+
+def _moment(at_ms: int) -> str:
+    from stepweave_schemas.envelope import timestamp
+
+    return moment(timestamp(at_ms))
+
+
+def _blocked(data: dict[str, Any]) -> str:
+    failed = data.get("failed_steps", ())
+    return f"{_task(data)}: {_error(data)}" + (f"; failed: {_names(failed)}" if len(failed) > 1 else "")
+
+
+def _failed_task(data: dict[str, Any]) -> str:
+    text = f"{_task(data)}: {_error(data)}"
+    if data.get("compensation_status"):
+        text += f"; undone: {data['compensation_status']}"
+    if data.get("requires_manual_cleanup"):
+        text += f"; to be cleaned up by hand: {_names(data['requires_manual_cleanup'])}"
+    return text
+
+
+def _undoing(data: dict[str, Any]) -> str:
+    text = (
+        f"{_task(data)}: {_error(data)}; to be undone: {_names([*data['steps'], *data.get('handlers', ())])}"
+    )
+    left_out = data.get("left_out_count", 0)
+    return text + (f"; left out, for they were too many: {_counted(left_out, 'name')}" if left_out else "")
+
+
+def _undone(data: dict[str, Any]) -> str:
+    text = f"{data['compensates']}, try {data['attempt']}"
+    if data.get("duration_ms") is not None:
+        text += f", in {duration(data['duration_ms'])}"
+    if data.get("requires_manual_cleanup"):
+        why = _why(data.get("result"))
+        text += "; not all of it: to be cleaned up by hand" + (f" ({why})" if why else "")
+    return text
+
+
+def _why(result: object) -> str:
+    """What a compensation says about the part that it could not undo."""
+    found = result if isinstance(result, dict) else {}
+    said = (found.get(key) for key in _WHY)
+    return next((text for text in said if isinstance(text, str) and text.strip()), "")
+
+
+def _child(data: dict[str, Any]) -> str:
+    version = f":{data['version']}" if data.get("version") else ""
+    text = f"{data['step_name']}: {data['namespace']}/{data['name']}{version}, task {data['child_task_id']}"
+    return text + (f"; it cannot start: {'; '.join(data['problems'])}" if data.get("problems") else "")
+
+
 _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "task.created": lambda data: (
         "{namespace}/{name}:{version}".format(**data["template"])
         + (f" by {data['initiator']}" if data.get("initiator") else "")
     ),
     "task.started": lambda _: "its time has come",
-    "task.blocked": lambda data: f"{_task(data)}: {_error(data)}",
+    "task.blocked": _blocked,
     "task.completed": lambda data: (
-        f"{_task(data)}: {data['steps_completed']} steps in {duration(data['duration_ms'])}"
+        f"{_task(data)}: {_counted(data['steps_completed'], 'step')} in {duration(data['duration_ms'])}"
     ),
-    "task.failed": lambda data: f"{_task(data)}: {_error(data)}",
+    "task.failed": _failed_task,
     "task.cancelled": lambda data: f"{_task(data)}: {data['reason'] or 'no reason given'}",
     "step.enqueued": lambda data: f"{data['step_name']}, try {data['attempt']}",
     "step.started": lambda data: f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}",
@@ -58,10 +151,47 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "step.failed": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {_error(data)} "
         f"({data['failure_reason'].replace('_', ' ')})"
+        + ("; the other batches go on" if data.get("tolerated") else "")
     ),
     "step.released": lambda data: f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}",
     "step.result_refused": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {data['refusal'].replace('_', ' ')}"
+    ),
+    "step.checkpointed": lambda data: (
+        f"{data['step_name']}, try {data['attempt']}: {_counted(data['items_processed'], 'item')} done"
+    ),
+    "step.skipped": lambda data: f"{data['step_name']}: {data['reason'].replace('_', ' ')}",
+    "decision.routed": _routed,
+    "decision.declined": lambda data: (
+        f"{data['step_name']} chose no branch: {data['reason'] or 'no reason given'}{_excluded(data)}"
+    ),
+    "batch.created": _batches,
+    "batch.completed": lambda data: (
+        f"{data['worker_template']}: {data['succeeded_count']} succeeded, {data['failed_count']} failed"
+    ),
+    "batch.stopped": lambda data: (
+        f"{data['worker_template']}: {data['failed_step']} failed; "
+        f"{_counted(data['cancelled_count'], 'batch', 'batches')} cancelled"
+    ),
+    "signal.awaited": lambda data: (
+        f"{data['step_name']} waits for {data['signal']}"
+        + (f" until {_moment(data['deadline_at_ms'])}" if data.get("deadline_at_ms") is not None else "")
+    ),
+    "signal.received": lambda data: (
+        data["signal"] + (f", sent by {data['sent_by']}" if data.get("sent_by") else "")
+    ),
+    "signal.timed_out": lambda data: (
+        f"{data['step_name']}: no {data['signal']} came in time"
+        + ("; it takes its default" if data["used_default"] else "")
+    ),
+    "child.requested": _child,
+    "child.cancel_requested": lambda data: (
+        f"{data['step_name']}: task {data['child_task_id']}: {data['reason']}"
+    ),
+    "compensation.started": _undoing,
+    "compensation.completed": _undone,
+    "compensation.failed": lambda data: (
+        f"{data['compensates']}, try {data['attempt']}: {_error(data)}; to be cleaned up by hand"
     ),
     "template.registered": lambda data: f"{data['namespace']}/{data['name']}:{data['version']}",
     "orchestrator.shard_acquired": lambda data: f"shard {data['shard']} by {data['owner']}",

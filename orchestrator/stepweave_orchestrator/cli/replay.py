@@ -108,7 +108,7 @@ async def _state(store: EventStore, events: list[EventRecord]) -> TaskResponse:
 
 def _waits_for_steps(state: TaskState) -> bool:
     """Whether what is left waits for steps that will go on: not so before the start and in the middle of an append."""
-    return state.waiting_count > 0 and not any(
+    return state.waiting_count + state.suspended_count > 0 and not any(
         step.status == "pending" and step.unmet == 0 for step in state.steps
     )
 

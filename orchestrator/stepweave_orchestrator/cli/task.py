@@ -1,8 +1,8 @@
-"""`stepweave task`: start tasks, look at them, follow them, cancel them."""
+"""`stepweave task`: start tasks, look at them, follow them, send them signals, cancel them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -10,17 +10,24 @@ from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, status_text, stdout
 from .running import client, run_async
-from .task_input import context_of, moment_of, who
+from .task_input import context_of, moment_of, payload_of, who
 from .template import parse_reference
 
 if TYPE_CHECKING:
     from stepweave.client import Client
-    from stepweave.responses import TaskResponse
-    from stepweave_schemas.api import TaskPage
+    from stepweave.responses import SignalResponse, TaskResponse
+    from stepweave_schemas.api import StepSummary, TaskPage
 
 app = typer.Typer(
-    name="task", help="Start tasks, look at them, follow them, cancel them.", no_args_is_help=True
+    name="task",
+    help="Start tasks, look at them, follow them, send them signals, cancel them.",
+    no_args_is_help=True,
 )
+
+#: Most signals whose sending is explained.
+_HINTS_MAX: Final = 3
+#: Most steps that one message names.
+_NAMES_MAX: Final = 10
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")]
 
@@ -152,6 +159,9 @@ def get(
             ((step, _json(result)) for step, result in found.items()),
             empty="no step has returned anything yet",
         )
+    signals = sorted({step.waiting_for_signal for step in task.steps if step.waiting_for_signal})
+    for signal in signals[:_HINTS_MAX]:
+        progress(f"send it with: stepweave task signal {task.task_uuid} {signal} --payload JSON")
 
 
 @app.command("list")
@@ -245,6 +255,59 @@ def watch(
     _refuse_failure(run_async(work()))
 
 
+@app.command("signal")
+def signal_(
+    task_id: TaskId,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The signal: `wait_for_signal.name` of the template.")
+    ],
+    payload: Annotated[
+        str | None,
+        typer.Option(
+            "--payload",
+            "-p",
+            help="What the step gets as its result: any JSON, @FILE, or - for stdin. Default: null.",
+            metavar="JSON",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            help="Put a value into the payload: JSON where it reads as JSON, else text; a.b=1 goes into a.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    signal_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Your id of it: the same id again is the same signal.", metavar="ID"),
+    ] = None,
+    sent_by: Annotated[
+        str | None, typer.Option("--by", help="Who; default: this user.", metavar="WHO")
+    ] = None,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Tell a task something that a step waits for, such as an approval.
+
+    It is kept where no step waits for it yet.
+    """
+    given = payload_of(payload, settings or ())
+
+    async def work() -> SignalResponse:
+        async with client(nats_url, timeout_seconds) as api:
+            return await api.signal(
+                task_id, name, given, signal_id=signal_id, sent_by=who() if sent_by is None else sent_by
+            )
+
+    reply = run_async(work())
+    if reply.replayed:
+        progress("this signal has come before: nothing was done")
+    show(reply, output, lambda: _print_signal(name, reply))
+
+
 @app.command()
 def cancel(
     task_id: TaskId,
@@ -263,6 +326,20 @@ def cancel(
     show(task, output, lambda: print_task(task))
 
 
+def _print_signal(name: str, reply: SignalResponse) -> None:
+    task = reply.task
+    nobody = "no step" if task.is_terminal else "no step yet: it is kept until one waits for it"
+    print_fields(
+        (
+            ("signal", name),
+            ("id", reply.signal_id),
+            ("taken by", reply.taken_by or nobody),
+            ("task", task.task_uuid),
+            ("status", status_text(task.status)),
+        )
+    )
+
+
 def print_task(task: Any, *, with_steps: bool = True) -> None:
     """A task (`TaskResponse`) for people."""
     print_fields(
@@ -277,27 +354,67 @@ def print_task(task: Any, *, with_steps: bool = True) -> None:
             ("tags", task.tags),
             ("priority", task.priority or None),
             ("correlation", None if task.correlation_id == task.task_uuid else task.correlation_id),
+            ("started by", None if task.parent_task_uuid is None else f"task {task.parent_task_uuid}"),
+            ("signals kept", task.signals_kept),
+            ("undone", task.compensation_status),
+            ("clean up", tuple(step.name for step in task.steps if step.requires_manual_cleanup)),
             ("next", (task.recommended_action or "").replace("_", " ")),
         )
     )
     if with_steps and task.steps:
         say()
+        notes = [_note(step) for step in task.steps]
+        # Most tasks have none; the column would only take room.
+        noted = any(notes)
         print_table(
-            ("step", "state", ">tries", "next try", "error"),
+            ("step", "state", ">tries", "next try", *(("note",) if noted else ()), "error"),
             (
                 (
                     step.name,
                     status_text(step.current_state),
                     f"{step.attempts}/{step.max_attempts}",
                     moment(step.next_retry_at),
+                    *((note,) if noted else ()),
                     None if step.error_type is None else f"{step.error_type}: {step.error_message}",
                 )
-                for step in task.steps
+                for step, note in zip(task.steps, notes, strict=True)
             ),
             empty="no steps",
         )
         if task.steps_truncated:
             progress(f"the first {len(task.steps)} steps of {task.total_steps}")
+
+
+def _note(step: StepSummary) -> str:
+    """What there is to say about a step besides its state."""
+    said = []
+    if step.waiting_for_signal is not None:
+        said.append(f"for signal {step.waiting_for_signal}")
+    if step.child_task_uuid is not None:
+        said.append(f"child task {step.child_task_uuid}")
+    # Of a step that is done, the last checkpoint says less than its state.
+    if step.items_processed is not None and step.current_state != "complete":
+        said.append(f"{step.items_processed} items done")
+    undoing = _undoing_of(step)
+    if step.requires_manual_cleanup:
+        said.append("to be cleaned up by hand" + (f" ({undoing})" if undoing else ""))
+    elif undoing:
+        said.append(undoing)
+    return ", ".join(said)
+
+
+def _undoing_of(step: StepSummary) -> str:
+    """How undoing a step goes, or how it failed; nothing where it is done, or has not begun."""
+    attempts, error = step.compensation_attempts, step.compensation_error_message
+    if not attempts or step.current_state == "compensated":
+        return ""
+    if step.compensation_next_retry_at is not None:
+        return f"undoing, try {attempts} failed: {error}; again at {moment(step.compensation_next_retry_at)}"
+    if step.requires_manual_cleanup:
+        # It gave up, or said at last that not everything could be undone: the error may be that of an earlier try.
+        tries = "1 try" if attempts == 1 else f"{attempts} tries"
+        return f"after {tries}, last error: {error}" if error else ""
+    return f"undoing, try {attempts}" + (f"; the one before failed: {error}" if error else "")
 
 
 async def _print_events(api: Client, task_id: str, output: OutputFormat, from_version: int) -> None:
@@ -322,10 +439,29 @@ def _refuse_failure(task: TaskResponse) -> None:
         return
     failed = [step for step in task.steps if step.current_state == "error"]
     why = f": {failed[0].name}: {failed[0].error_message}" if failed else ""
+    # `steps` may hold only the first ones.
+    others = max(len(failed), task.failed_steps) - 1
+    if failed and others > 0:
+        why += f" (and {others} more failed)"
+    again = [step for step in task.steps if step.compensation_next_retry_at is not None]
+    if again:
+        why += f"; not undone yet: {_listed(again)}"
+    uncleaned = [step for step in task.steps if step.requires_manual_cleanup]
+    if uncleaned:
+        why += f"; to be cleaned up by hand: {_listed(uncleaned)}"
     raise CommandError(
         f"the task is {task.status}{why}; `stepweave events list {task.task_uuid}` shows its history",
         ExitCode.FAILED,
     )
+
+
+def _listed(steps: list[StepSummary]) -> str:
+    """The names of steps, with what is known of their undoing."""
+    shown = [
+        f"{step.name} ({undoing})" if (undoing := _undoing_of(step)) else step.name
+        for step in steps[:_NAMES_MAX]
+    ]
+    return ", ".join(shown) + (f" and {len(steps) - _NAMES_MAX} more" if len(steps) > _NAMES_MAX else "")
 
 
 def _with_results(task: TaskResponse, results: dict[str, Any]) -> dict[str, Any]:

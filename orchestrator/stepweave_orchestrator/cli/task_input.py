@@ -1,4 +1,4 @@
-"""What a task is created with: its context from JSON, a file, stdin and `--set`, and its start."""
+"""What is sent to a task: its context or a signal's payload from JSON, a file, stdin and `--set`, and its start."""
 
 from __future__ import annotations
 
@@ -23,22 +23,35 @@ def context_of(text: str | None, settings: Sequence[str]) -> dict[str, Any]:
 
     A value that reads as JSON is taken as JSON, any other as text; dots in a key go into nested objects.
     """
-    context = _object(text)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not all(key.split(".")):
-            raise CommandError(
-                f"--set {setting}: write key=value, with dots for nested keys, such as customer.id=7",
-                ExitCode.USAGE,
-            )
-        _put(context, key, _value(value))
-    return context
+    example = '{"name": "Ada"}'
+    source, found = ("--context", {}) if text is None else _read(text, "--context", example)
+    if not isinstance(found, dict):
+        raise CommandError(
+            f"{source}: a context is a JSON object, this is {type(found).__name__}", ExitCode.USAGE
+        )
+    _put_all(found, settings, "context")
+    return found
 
 
-def _object(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    source = "--context"
+def payload_of(text: str | None, settings: Sequence[str]) -> Any:
+    """A signal's payload: any JSON value, `@file` or `-` (stdin); with `key=value` settings it is an object.
+
+    Without any of them it is `None`, JSON's null.
+    """
+    if text is None and not settings:
+        return None
+    source, found = ("--payload", {}) if text is None else _read(text, "--payload", '{"approved": true}')
+    if settings and not isinstance(found, dict):
+        raise CommandError(
+            f"{source}: --set puts values into an object, this is {type(found).__name__}", ExitCode.USAGE
+        )
+    _put_all(found, settings, "payload")
+    return found
+
+
+def _read(text: str, option: str, example: str) -> tuple[str, Any]:
+    """Where the JSON of an option comes from, and what it is."""
+    source = option
     if text == "-":
         text, source = sys.stdin.read(), "stdin"
     elif text.startswith("@"):
@@ -46,21 +59,26 @@ def _object(text: str | None) -> dict[str, Any]:
         try:
             text, source = path.read_text("utf-8"), str(path)
         except FileNotFoundError:
-            raise CommandError(f"--context: there is no file {path}", ExitCode.NOT_FOUND) from None
+            raise CommandError(f"{option}: there is no file {path}", ExitCode.NOT_FOUND) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"--context: {path} cannot be read: {error}", ExitCode.USAGE) from None
+            raise CommandError(f"{option}: {path} cannot be read: {error}", ExitCode.USAGE) from None
     try:
-        found = json.loads(text)
+        return source, json.loads(text)
     except ValueError as error:
         raise CommandError(
-            f'{source} is not JSON: {error}; give an object such as \'{{"name": "Ada"}}\', @FILE or -',
-            ExitCode.USAGE,
+            f"{source} is not JSON: {error}; give JSON such as '{example}', @FILE or -", ExitCode.USAGE
         ) from None
-    if not isinstance(found, dict):
-        raise CommandError(
-            f"{source}: a context is a JSON object, this is {type(found).__name__}", ExitCode.USAGE
-        )
-    return found
+
+
+def _put_all(found: Any, settings: Sequence[str], what: str) -> None:
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise CommandError(
+                f"--set {setting}: write key=value, with dots for nested keys, such as customer.id=7",
+                ExitCode.USAGE,
+            )
+        _put(found, key, _value(value), what)
 
 
 def _value(text: str) -> Any:
@@ -70,13 +88,13 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(context: dict[str, Any], key: str, value: Any) -> None:
+def _put(found: dict[str, Any], key: str, value: Any, what: str) -> None:
     *above, last = key.split(".")
-    inner = context
+    inner = found
     for part in above:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise CommandError(f"--set {key}: {part!r} is not an object in this context", ExitCode.USAGE)
+            raise CommandError(f"--set {key}: {part!r} is not an object in this {what}", ExitCode.USAGE)
     inner[last] = value
 
 

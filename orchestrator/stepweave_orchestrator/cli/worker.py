@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from .logs import LogFormat, LogLevel, LogLevelName, LogStyle
 from .options import NatsUrl, Output
 from .output import OutputFormat, moment, print_table, show
 from .running import connection, run_async
+
+if TYPE_CHECKING:
+    from stepweave import Registry
 
 app = typer.Typer(name="worker", help="Run handlers, and see who does.", no_args_is_help=True)
 
@@ -102,7 +105,8 @@ def run_(
     if lifeline is not None:
         from .worker_processes import hold_lifeline
 
-        hold_lifeline(lifeline, registry.names, grace_seconds)
+        methods = {name: _methods_of(registry, name) for name in registry.names}
+        hold_lifeline(lifeline, methods, grace_seconds)
     worker = Worker(
         nats_address(nats_url),
         namespaces=namespaces or ("default",),
@@ -112,6 +116,17 @@ def run_(
         grace_seconds=grace_seconds,
     )
     _run_quickly(worker.run())
+
+
+def _methods_of(registry: Registry, name: str) -> list[str]:
+    """The methods of a registered handler that a template may name."""
+    from stepweave.method_names import HandlerMethodNotFound, callable_methods
+
+    try:
+        return callable_methods(registry.resolve(name).target)
+    except HandlerMethodNotFound as error:
+        # It has no `call`, and says what it has instead.
+        return error.methods
 
 
 def _run_quickly(work: Any) -> None:

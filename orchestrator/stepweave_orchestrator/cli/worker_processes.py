@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -81,8 +81,8 @@ class _Child:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    async def handlers(self) -> list[str] | None:
-        """The names of its handlers, once they are loaded; `None` where it died before."""
+    async def handlers(self) -> dict[str, list[str]] | None:
+        """Its handlers with their methods, once they are loaded; `None` where it died before."""
         loop = asyncio.get_running_loop()
         text = b""
         while not text.endswith(b"\n"):
@@ -90,7 +90,7 @@ class _Child:
             if not more or len(text) > _READY_BYTES_MAX:
                 return None
             text += more
-        found: list[str] = json.loads(text)
+        found: dict[str, list[str]] = json.loads(text)
         return found
 
 
@@ -108,8 +108,8 @@ class WorkerProcesses:
         self._children: dict[int, _Child] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
-        #: The names of the handlers, from the first start on.
-        self.handlers: list[str] = []
+        #: By the name of each handler, from the first start on: the methods of it that a template may name.
+        self.handlers: dict[str, list[str]] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -151,7 +151,7 @@ class WorkerProcesses:
         finally:
             await self._kill_all()
 
-    async def _first_start(self, number: int) -> list[str]:
+    async def _first_start(self, number: int) -> dict[str, list[str]]:
         child = await self._spawn(number)
         handlers = await child.handlers()
         if handlers is not None:
@@ -215,12 +215,15 @@ def _ending(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def hold_lifeline(file: int, handlers: Sequence[str], grace_seconds: float) -> None:
-    """In the child: say that the handlers are loaded, and end this process when the supervisor is gone."""
+def hold_lifeline(file: int, handlers: Mapping[str, list[str]], grace_seconds: float) -> None:
+    """In the child: say that the handlers are loaded, and end this process when the supervisor is gone.
+
+    `handlers` are the methods that a template may name, by the names of their handlers.
+    """
     lifeline = socket.socket(fileno=file)
     lifeline.setblocking(True)
     lifeline.set_inheritable(False)
-    lifeline.sendall(json.dumps(list(handlers)).encode() + b"\n")
+    lifeline.sendall(json.dumps(dict(handlers)).encode() + b"\n")
 
     def watch() -> None:
         with suppress(OSError):

@@ -12,22 +12,33 @@ the events gives the same state on any machine, for ever.
 What the actor wants done is in its events: `step.enqueued` is the order to dispatch, a retry's `retry_at_ms`
 is the order to wake. Recovery after a crash is therefore nothing but publishing the events again.
 
-The states of a step, and the events that move it:
+The states of a step that a worker runs, and the events that move it:
 
     pending ──step.enqueued──▶ enqueued ──step.started──▶ in_progress ──step.completed──▶ complete
                                   │  ▲                        │
                                   │  └────step.enqueued────── waiting_for_retry ◀──step.retry_scheduled──┤
                                   └──────────(short steps skip step.started)───────────┴──step.failed──▶ error
     any unfinished step ──task.cancelled──▶ cancelled
+    complete ──(its compensation begins)──▶ compensating ──compensation.completed──▶ compensated
 
-Cost: a finished step costs O(its dependents); nothing scans all steps on the way.
+A step that waits for a signal goes from pending to waiting_for_signal (`signal.awaited`), one that starts another task
+to in_progress (`child.requested`); both end as any other. Steps behind a decision or a batch come to exist with
+`decision.routed` and `batch.created`, and never do where these exclude them (`branches`).
+
+Cost: a finished step costs O(its dependents); nothing scans all steps on the way. Only a decision looks at everything
+behind it, once.
 
 | file | concept |
 |---|---|
 | `plan` | a template version compiled for running: indexes, dependents, ancestors |
 | `state` | what is known about a task and its steps |
 | `commands`, `rejection` | what may be asked of a task, and how a refusal looks |
-| `decide`, `evolve` | the two functions |
+| `decide`, `evolve` | the two functions; `outcomes` holds what follows from what workers report |
+| `turn` | one decision in the making, where one event follows from another; `undoing` is its part about compensations |
+| `tries` | how a try is given out, and how it fails |
+| `branches` | which steps exist: what follows from a decision |
+| `saga` | the order in which a task is undone |
+| `signals`, `children` | what comes from outside, and from other tasks |
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
 | `view` | the task as callers see it |

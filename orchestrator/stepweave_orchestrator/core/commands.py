@@ -10,13 +10,33 @@ from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.result import AnyOutcome
 
 
+class Limits(NamedTuple):
+    """How far a task may grow; whatever goes beyond fails the step that asks for it."""
+
+    #: Decisions above each other.
+    decision_depth_max: int = 20
+    #: Steps that one decision names.
+    decision_steps_max: int = 100
+    #: Worker steps of one batchable step.
+    batch_workers_max: int = 20_000
+    #: Tasks above each other.
+    child_depth_max: int = 20
+    #: Signals of one task that no step has taken yet, and the size of their payloads together.
+    signals_kept_max: int = 1_000
+    signals_kept_bytes_max: int = 1_024 * 1_024
+
+
+DEFAULT_LIMITS = Limits()
+
+
 class Moment(NamedTuple):
-    """What the outside contributes to a decision: the time and fresh random bits."""
+    """What the outside contributes to a decision: the time, fresh random bits, and the installation's limits."""
 
     #: Milliseconds since the Unix epoch.
     now_ms: int
     #: At least 96 random bits as text; lease tokens and jitter are made of them.
     entropy: str
+    limits: Limits = DEFAULT_LIMITS
 
 
 class CreateTask(msgspec.Struct, frozen=True):
@@ -34,8 +54,19 @@ class CancelTask(msgspec.Struct, frozen=True):
     cancelled_by: str
 
 
+class SignalTask(msgspec.Struct, frozen=True):
+    """Something that a step waits for, or will wait for, has happened outside."""
+
+    signal: str
+    #: The sender's id of it: the same one again is the same signal.
+    signal_id: str
+    #: JSON text.
+    payload: str
+    sent_by: str
+
+
 class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due: a delayed start, a retry, a time-out."""
 
 
-Command = CreateTask | CancelTask | Wake | AnyOutcome
+Command = CreateTask | CancelTask | SignalTask | Wake | AnyOutcome

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stepweave_schemas import events
+from stepweave_schemas.identity import step_uuid
 
-from .state import ACTIVE, TIMEOUT_GRACE_MS, EarlierTry, Fault, StepState, TaskState
+from . import saga
+from .plan import COMPENSATION_PREFIX, worker_name
+from .signals import SIGNAL_IDS_MAX, signal_digest
+from .state import (
+    ACTIVE,
+    MET,
+    SUSPENDED,
+    TIMEOUT_GRACE_MS,
+    BatchState,
+    EarlierTry,
+    Fault,
+    KeptSignal,
+    ParentStep,
+    SagaState,
+    StepState,
+    StepStatus,
+    TaskState,
+    saved_progress,
+)
+
+#: What the cancellation of a task leaves as it is.
+_KEPT_ON_CANCEL = MET | {"error", "absent", "excluded", "expanded"}
 
 
 def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskState:
@@ -23,6 +45,9 @@ def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskSt
     return state
 
 
+# -- tasks -----------------------------------------------------------------------------------------
+
+
 def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> None:
     state.request_id = event.request_id
     state.request_digest = event.request_digest
@@ -35,8 +60,19 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
     state.parent_correlation_id = event.parent_correlation_id
     state.traceparent = event.traceparent
     state.start_at_ms = event.start_at_ms
+    state.depth = event.depth
     state.created_at_ms = at_ms
     state.phase = "pending" if event.start_at_ms is not None else "steps_in_process"
+    parent = event.parent
+    if parent is not None:
+        state.parent = ParentStep(
+            parent.task_id,
+            parent.step_name,
+            parent.step_uuid,
+            parent.attempt,
+            parent.lease_token,
+            parent.result_subject,
+        )
 
 
 def _task_started(state: TaskState, event: events.TaskStarted, at_ms: int) -> None:
@@ -50,76 +86,143 @@ def _task_blocked(state: TaskState, event: events.TaskBlocked, at_ms: int) -> No
 def _task_completed(state: TaskState, event: events.TaskCompleted, at_ms: int) -> None:
     state.phase = "complete"
     state.completed_at_ms = at_ms
+    state.mailbox.clear()
 
 
 def _task_failed(state: TaskState, event: events.TaskFailed, at_ms: int) -> None:
     state.phase = "error"
     state.completed_at_ms = at_ms
+    state.compensation_status = event.compensation_status
+    state.ending_message = event.error_message
+    state.ending_code = event.error_code
+    state.mailbox.clear()
 
 
 def _task_cancelled(state: TaskState, event: events.TaskCancelled, at_ms: int) -> None:
     for step in state.steps:
-        if step.status not in ("complete", "error"):
-            if step.status in ACTIVE:
+        if step.status not in _KEPT_ON_CANCEL:
+            if step.status in ACTIVE or step.status == "waiting_for_child":
                 step.settled_by = "cancel"
             step.status = "cancelled"
             step.due_at_ms = None
             step.updated_at_ms = at_ms
+    for batch in state.batches.values():
+        batch.running = 0
     state.due.clear()
     state.active_count = 0
+    state.suspended_count = 0
     state.waiting_count = 0
     state.phase = "cancelled"
     state.completed_at_ms = at_ms
+    state.ending_message = event.reason
+    state.mailbox.clear()
+
+
+# -- tries -----------------------------------------------------------------------------------------
 
 
 def _step(state: TaskState, event: events.StepEvent, at_ms: int) -> tuple[int, StepState]:
-    number = state.the_plan.index[event.step_name]
+    number = state.the_plan.index.get(event.step_name, -1)
+    if number < 0:
+        number = state.made[event.step_name]
     step = state.steps[number]
     step.updated_at_ms = at_ms
     return number, step
 
 
+def _move(state: TaskState, step: StepState, status: StepStatus) -> None:
+    """Give a step another status, and keep the counters in step with it."""
+    before = step.status
+    if before in ACTIVE:
+        state.active_count -= 1
+    elif before == "waiting_for_retry":
+        state.waiting_count -= 1
+    elif before in SUSPENDED:
+        state.suspended_count -= 1
+    step.status = status
+    if status in ACTIVE:
+        state.active_count += 1
+    elif status == "waiting_for_retry":
+        state.waiting_count += 1
+    elif status in SUSPENDED:
+        state.suspended_count += 1
+
+
 def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> None:
     _, step = _step(state, event, at_ms)
-    if step.status == "waiting_for_retry":
-        state.waiting_count -= 1
-    elif step.status in ACTIVE:
-        state.active_count -= 1
-    if step.attempt and step.attempt != event.attempt:
+    if step.name and not step.attempt:
+        _made_step_begins(state, step)
+    if step.attempt:
+        _next_try(step, event.attempt, event.lease_token)
+        _move(state, step, "enqueued")
+        _clear_due(state, step)
+    else:
+        # The first try of a step that waited for nothing but its dependencies.
+        step.attempt = event.attempt
+        step.lease_token = event.lease_token
+        step.status = "enqueued"
+        state.active_count += 1
+    step.enqueued_at_ms = at_ms
+
+
+def _made_step_begins(state: TaskState, step: StepState) -> None:
+    if step.made_from >= 0:
+        batch = state.batches[step.made_from]
+        batch.begun += 1
+        batch.running += 1
+    else:
+        target = state.steps[step.compensates]
+        if target.status == "complete":
+            target.status = "compensating"
+
+
+def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
+    if step.attempt == attempt:
+        step.former_token = step.lease_token
+    elif step.attempt:
         step.earlier[step.attempt] = EarlierTry(step.lease_token, step.settled_by)
-    state.active_count += 1
-    step.status = "enqueued"
-    step.attempt = event.attempt
-    step.lease_token = event.lease_token
+        step.former_token = ""
+    step.attempt = attempt
+    step.lease_token = lease_token
     step.settled_by = ""
     step.worker_id = ""
-    step.enqueued_at_ms = at_ms
     step.started_at_ms = None
-    _clear_due(state, step)
 
 
 def _step_started(state: TaskState, event: events.StepStarted, at_ms: int) -> None:
     number, step = _step(state, event, at_ms)
-    step.status = "in_progress"
     step.worker_id = event.worker_id
     step.started_at_ms = event.started_at_ms
-    timeout_seconds = state.the_plan.steps[number].timeout_seconds
+    if step.status == "waiting_for_child":
+        return
+    _move(state, step, "in_progress")
+    timeout_seconds = state.spec_of(number).timeout_seconds
     if timeout_seconds is not None:
         _set_due(state, number, step, at_ms + round(timeout_seconds * 1000) + TIMEOUT_GRACE_MS)
 
 
 def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -> None:
     number, step = _step(state, event, at_ms)
-    step.status = "complete"
+    if step.status in ACTIVE:
+        step.status = "complete"
+        state.active_count -= 1
+    else:
+        if step.status == "waiting_for_signal":
+            _take_from_mailbox(state, number)
+        _move(state, step, "complete")
     step.settled_by = "success"
     step.result = bytes(event.result).decode()
     step.worker_id = event.worker_id
     if event.started_at_ms is not None:
         step.started_at_ms = event.started_at_ms
     step.completed_at_ms = at_ms
-    state.active_count -= 1
     state.done_count += 1
     _clear_due(state, step)
+    if step.made_from >= 0:
+        batch = state.batches[step.made_from]
+        batch.running -= 1
+        batch.succeeded += 1
+        return
     steps = state.steps
     for dependent in state.the_plan.dependents[number]:
         steps[dependent].unmet -= 1
@@ -128,21 +231,26 @@ def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -
 def _step_retry_scheduled(state: TaskState, event: events.StepRetryScheduled, at_ms: int) -> None:
     number, step = _step(state, event, at_ms)
     _fault(step, event, at_ms)
-    step.status = "waiting_for_retry"
+    _move(state, step, "waiting_for_retry")
     step.retry_delay_ms = event.delay_ms
-    state.active_count -= 1
-    state.waiting_count += 1
     _set_due(state, number, step, event.retry_at_ms)
 
 
 def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None:
     number, step = _step(state, event, at_ms)
     _fault(step, event, at_ms)
-    step.status = "error"
+    _move(state, step, "error")
     step.completed_at_ms = at_ms
+    step.undo = event.compensation_steps
     _clear_due(state, step)
-    state.active_count -= 1
-    state.failed.append(number)
+    if event.tolerated:
+        state.done_count += 1
+    else:
+        state.failed.append(number)
+    if step.made_from >= 0:
+        batch = state.batches[step.made_from]
+        batch.running -= 1
+        batch.failed += 1
 
 
 def _step_released(state: TaskState, event: events.StepReleased, at_ms: int) -> None:
@@ -150,15 +258,241 @@ def _step_released(state: TaskState, event: events.StepReleased, at_ms: int) -> 
     _step(state, event, at_ms)
 
 
+def _step_checkpointed(state: TaskState, event: events.StepCheckpointed, at_ms: int) -> None:
+    # The `step.enqueued` of the same append follows and gives out a new token.
+    _, step = _step(state, event, at_ms)
+    step.checkpoint = saved_progress(event)
+
+
 def _step_result_refused(state: TaskState, event: events.StepResultRefused, at_ms: int) -> None:
     _, step = _step(state, event, at_ms)
     step.refused_attempts = [*step.refused_attempts, event.attempt]
 
 
-def _fault(step: StepState, event: events.StepRetryScheduled | events.StepFailed, at_ms: int) -> None:
+def _fault(
+    step: StepState,
+    event: events.StepRetryScheduled | events.StepFailed | events.CompensationFailed,
+    at_ms: int,
+) -> None:
     step.fault = Fault(event.error_type, event.error_message, event.error_code, at_ms)
     step.settled_by = event.settled_by
     step.worker_id = event.worker_id or step.worker_id
+
+
+# -- steps that come to exist, or never do ---------------------------------------------------------
+
+
+def _met(state: TaskState, slot: int) -> None:
+    for dependent in state.the_plan.dependents[slot]:
+        state.steps[dependent].unmet -= 1
+
+
+def _grown(state: TaskState, created: Iterable[str], excluded: Iterable[str], at_ms: int) -> None:
+    index = state.the_plan.index
+    for name in created:
+        number = index[name]
+        step = state.steps[number]
+        step.updated_at_ms = at_ms
+        if state.the_plan.steps[number].type == "batch_worker":
+            step.status = "expanded"
+        else:
+            step.status = "pending"
+            state.existing_count += 1
+    for name in excluded:
+        state.steps[index[name]].status = "excluded"
+        _met(state, index[name])
+
+
+def _decided(state: TaskState, event: events.DecisionRouted | events.DecisionDeclined, at_ms: int) -> None:
+    _grown(state, event.created, event.excluded, at_ms)
+
+
+def _step_skipped(state: TaskState, event: events.StepSkipped, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    if step.status == "absent":
+        state.existing_count += 1
+    step.status = "skipped"
+    step.completed_at_ms = at_ms
+    state.done_count += 1
+    _met(state, number)
+
+
+def _batch_created(state: TaskState, event: events.BatchCreated, at_ms: int) -> None:
+    slot = state.the_plan.index[event.worker_template]
+    _grown(state, (event.worker_template, *event.created), event.excluded, at_ms)
+    cursors: list[str | None] = [bytes(cursor).decode() for cursor in event.cursors]
+    if event.is_no_op:
+        cursors = [None]
+    first = len(state.steps)
+    state.batches[slot] = BatchState(first=first, count=len(cursors), is_no_op=event.is_no_op)
+    state.existing_count += len(cursors)
+    for number, cursor in enumerate(cursors, 1):
+        name = worker_name(event.worker_template, number)
+        state.made[name] = len(state.steps)
+        state.steps.append(
+            StepState(
+                uuid=step_uuid(state.task_id, name),
+                unmet=0,
+                made_from=slot,
+                name=name,
+                cursor=cursor,
+                updated_at_ms=at_ms,
+            )
+        )
+
+
+def _batch_completed(state: TaskState, event: events.BatchCompleted, at_ms: int) -> None:
+    _met(state, state.the_plan.index[event.worker_template])
+
+
+def _batch_stopped(state: TaskState, event: events.BatchStopped, at_ms: int) -> None:
+    batch = state.batches[state.the_plan.index[event.worker_template]]
+    batch.stopped = True
+    for step in state.steps[batch.first : batch.first + batch.count]:
+        if step.status in ("pending", "waiting_for_retry"):
+            batch.running -= step.status == "waiting_for_retry"
+            _move(state, step, "cancelled")
+            step.updated_at_ms = at_ms
+            _clear_due(state, step)
+
+
+# -- signals and children --------------------------------------------------------------------------
+
+
+def _signal_awaited(state: TaskState, event: events.SignalAwaited, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    step.attempt = event.attempt
+    step.started_at_ms = at_ms
+    _move(state, step, "waiting_for_signal")
+    if event.deadline_at_ms is not None:
+        _set_due(state, number, step, event.deadline_at_ms)
+
+
+def _signal_received(state: TaskState, event: events.SignalReceived, at_ms: int) -> None:
+    payload = bytes(event.payload).decode()
+    state.mailbox.append(KeptSignal(event.signal, event.signal_id, payload))
+    state.signal_ids[event.signal_id] = signal_digest(event.signal, payload)
+    if len(state.signal_ids) > SIGNAL_IDS_MAX:
+        del state.signal_ids[next(iter(state.signal_ids))]
+
+
+def _take_from_mailbox(state: TaskState, number: int) -> None:
+    signal = state.the_plan.steps[number].wait_for_signal
+    assert signal is not None
+    for position, kept in enumerate(state.mailbox):
+        if kept.signal == signal.name:
+            state.steps[number].signal_id = kept.signal_id
+            del state.mailbox[position]
+            return
+
+
+def _signal_timed_out(state: TaskState, event: events.SignalTimedOut, at_ms: int) -> None:
+    # The event after it ends the step.
+    _step(state, event, at_ms)
+
+
+def _child_requested(state: TaskState, event: events.ChildRequested, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    _next_try(step, event.attempt, event.lease_token)
+    _move(state, step, "waiting_for_child")
+    step.child_task_id = event.child_task_id
+    step.enqueued_at_ms = at_ms
+    _clear_due(state, step)
+    timeout_seconds = state.the_plan.steps[number].timeout_seconds
+    if timeout_seconds is not None:
+        _set_due(state, number, step, at_ms + round(timeout_seconds * 1000))
+
+
+def _child_cancel_requested(state: TaskState, event: events.ChildCancelRequested, at_ms: int) -> None:
+    # An order to the child; the event after it says what becomes of the step.
+    _step(state, event, at_ms)
+
+
+# -- compensation ----------------------------------------------------------------------------------
+
+
+def _compensation_started(state: TaskState, event: events.CompensationStarted, at_ms: int) -> None:
+    plan = state.the_plan
+    state.phase = "compensating"
+    state.compensation_status = "running"
+    state.ending_message = event.error_message
+    state.ending_code = event.error_code
+    members: dict[int, list[int]] = {}
+    for name in event.steps:
+        number = state.number_of(name)
+        batch = state.batches.get(number)
+        targets: Iterable[int] = (number,)
+        if batch is not None:
+            workers = range(batch.first, batch.first + batch.count)
+            targets = [worker for worker in workers if state.steps[worker].status == "complete"]
+        for target in targets:
+            made = _make_compensation(state, state.name_of(target), target, "")
+            members.setdefault(state.slot_of(target), []).append(made)
+    for handler, name in event.handlers.items():
+        target = state.number_of(name)
+        made = _make_compensation(state, handler, target, handler)
+        members.setdefault(state.slot_of(target), []).append(made)
+    left = {slot: len(own) for slot, own in members.items()}
+    waits, _ = saga.opening(plan, left)
+    state.saga = SagaState(
+        members=members,
+        left=left,
+        waits=waits,
+        left_count=sum(left.values()),
+        left_out_count=event.left_out_count,
+    )
+
+
+def _make_compensation(state: TaskState, what: str, target: int, handler: str) -> int:
+    name = COMPENSATION_PREFIX + what
+    number = state.made[name] = len(state.steps)
+    state.steps.append(
+        StepState(
+            uuid=step_uuid(state.task_id, name), unmet=0, name=name, compensates=target, handler=handler
+        )
+    )
+    return number
+
+
+def _compensation_completed(state: TaskState, event: events.CompensationCompleted, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    step.settled_by = "success"
+    step.result = bytes(event.result).decode()
+    step.worker_id = event.worker_id
+    _compensation_ended(state, number, step, "complete", at_ms, clean=not event.requires_manual_cleanup)
+
+
+def _compensation_failed(state: TaskState, event: events.CompensationFailed, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    _fault(step, event, at_ms)
+    _compensation_ended(state, number, step, "error", at_ms, clean=False)
+
+
+def _compensation_ended(
+    state: TaskState, number: int, step: StepState, status: StepStatus, at_ms: int, *, clean: bool
+) -> None:
+    _move(state, step, status)
+    step.completed_at_ms = at_ms
+    _clear_due(state, step)
+    target = state.steps[step.compensates]
+    target.updated_at_ms = at_ms
+    if target.status == "compensating":
+        target.status = "compensated" if clean else "complete"
+    target.requires_manual_cleanup = target.requires_manual_cleanup or not clean
+    running = state.saga
+    assert running is not None
+    slot = state.slot_of(number)
+    running.left[slot] -= 1
+    running.left_count -= 1
+    if not running.left[slot]:
+        _, shrunk = saga.cascade(
+            state.the_plan, slot, lambda one: running.left.get(one, 0), lambda one: running.waits[one]
+        )
+        for one, count in shrunk.items():
+            running.waits[one] -= count
+
+
+# -- time ------------------------------------------------------------------------------------------
 
 
 def _set_due(state: TaskState, number: int, step: StepState, due_at_ms: int) -> None:
@@ -176,7 +510,7 @@ def _clear_due(state: TaskState, step: StepState) -> None:
 def _drop_outdated(state: TaskState) -> None:
     """Keep the promise about the first entry of `due`, and its size within twice what it is there for."""
     due, steps = state.due, state.steps
-    if len(due) > 2 * (state.active_count + state.waiting_count) + 16:
+    if len(due) > 2 * (state.active_count + state.waiting_count + state.suspended_count) + 16:
         # A sorted list is a heap.
         due[:] = sorted({entry for entry in due if steps[entry[1]].due_at_ms == entry[0]})
     while due and steps[due[0][1]].due_at_ms != due[0][0]:
@@ -197,4 +531,19 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.StepFailed: _step_failed,
     events.StepReleased: _step_released,
     events.StepResultRefused: _step_result_refused,
+    events.StepCheckpointed: _step_checkpointed,
+    events.StepSkipped: _step_skipped,
+    events.DecisionRouted: _decided,
+    events.DecisionDeclined: _decided,
+    events.BatchCreated: _batch_created,
+    events.BatchCompleted: _batch_completed,
+    events.BatchStopped: _batch_stopped,
+    events.SignalAwaited: _signal_awaited,
+    events.SignalReceived: _signal_received,
+    events.SignalTimedOut: _signal_timed_out,
+    events.ChildRequested: _child_requested,
+    events.ChildCancelRequested: _child_cancel_requested,
+    events.CompensationStarted: _compensation_started,
+    events.CompensationCompleted: _compensation_completed,
+    events.CompensationFailed: _compensation_failed,
 }

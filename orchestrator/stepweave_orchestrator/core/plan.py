@@ -1,18 +1,27 @@
-"""A template version compiled for running: steps by index, dependents, ancestors.
+"""A template version compiled for running: steps by index, dependents, ancestors, who decides about whom.
 
 Steps are numbered in the order of the template. A plan is immutable and shared by every task of the version.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from stepweave_schemas.dispatch import INLINE_TRANSITIVE_RESULTS_MAX
 from stepweave_schemas.events import TemplateRef
+from stepweave_schemas.raw import NO_RAW
 
-_EMPTY_OBJECT = msgspec.Raw(b"{}")
+#: Not the default of a dispatch's field, so that every dispatch carries the field, as the first release's did.
+_EMPTY_OBJECT: Final = msgspec.Raw(b"{}")
+#: How the name of a step's compensation begins; no step of a template can be called so.
+COMPENSATION_PREFIX: Final = "compensate:"
+
+
+def worker_name(template: str, number: int) -> str:
+    """The name of a batch's worker step, counted from 1."""
+    return f"{template}_{number:03d}"
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -35,6 +44,42 @@ class RetrySpec(msgspec.Struct, frozen=True):
     jitter: float = 0.1
 
 
+class BatchSpec(msgspec.Struct, frozen=True):
+    """How a batchable step is cut."""
+
+    worker_template: str | None = None
+    parallelism: int | None = None
+    #: `isolate`, `continue_on_failure` or `fail_fast`.
+    failure_strategy: str = "isolate"
+
+
+class CompensationSpec(msgspec.Struct, frozen=True):
+    """What undoes a step."""
+
+    handler: HandlerSpec
+    retry: RetrySpec = RetrySpec()
+    timeout_seconds: float | None = None
+
+
+class SignalSpec(msgspec.Struct, frozen=True):
+    """The signal that a step waits for."""
+
+    name: str
+    timeout_seconds: float | None = None
+    #: The result where no signal comes in time; absent: the step fails then.
+    default: msgspec.Raw = NO_RAW
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """The task that a step starts and waits for."""
+
+    name: str
+    namespace: str | None = None
+    version: str | None = None
+    context: dict[str, Any] = {}
+    parent_close: str = "cancel"
+
+
 class StepSpec(msgspec.Struct, frozen=True):
     """One step of the canonical template, as far as running it needs."""
 
@@ -45,6 +90,10 @@ class StepSpec(msgspec.Struct, frozen=True):
     retry: RetrySpec = RetrySpec()
     timeout_seconds: float | None = None
     queue: str = "default"
+    batch_config: msgspec.Raw = NO_RAW
+    compensation: CompensationSpec | None = None
+    wait_for_signal: SignalSpec | None = None
+    child_task: ChildSpec | None = None
 
 
 class _Canonical(msgspec.Struct, frozen=True):
@@ -70,8 +119,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: For each step: the numbers of its direct dependencies, and of the steps that depend on it.
     parents: tuple[tuple[int, ...], ...]
     dependents: tuple[tuple[int, ...], ...]
+    #: Whether every step is run by a handler and exists from the start.
+    plain: bool
+    #: For each step whether it exists from the start; the others are created by deciders, or never.
+    exists_at_start: tuple[bool, ...]
+    #: How many exist from the start.
+    start_count: int
+    #: Steps that can begin with the task.
     roots: tuple[int, ...]
-    _near_ancestors: dict[int, tuple[tuple[int, ...], bool]] = {}
+    #: For each step that depends directly on a decider: it exists only where one of these names it.
+    branch_of: dict[int, tuple[int, ...]]
+    #: For each decision: how many decisions stand above each other up to it, itself included.
+    decision_depths: dict[int, int]
+    #: Each decision as a bit, and for each step the bits of all decisions above it.
+    decision_bits: dict[int, int]
+    decisions_above: tuple[int, ...]
+    #: For each step its place in an order in which it comes after everything that it depends on.
+    places: tuple[int, ...]
+    #: For each signal the steps that wait for it.
+    signal_steps: dict[str, tuple[int, ...]]
+    #: The `batch_config` of each batchable step.
+    batches: dict[int, BatchSpec]
+    _near_ancestors: dict[int, tuple[tuple[int, ...], bool]]
+    _compensations: dict[int, StepSpec]
 
     def near_ancestors(self, step: int) -> tuple[tuple[int, ...], bool]:
         """The ancestors whose results travel with a dispatch, and whether these are all there are.
@@ -103,6 +173,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             position += 1
         return tuple(found), True
 
+    def descendants(self, step: int) -> list[int]:
+        """Every step that depends on `step`, directly or not, each after its dependencies."""
+        found = set(self.dependents[step])
+        pending = list(found)
+        while pending:
+            for dependent in self.dependents[pending.pop()]:
+                if dependent not in found:
+                    found.add(dependent)
+                    pending.append(dependent)
+        return sorted(found, key=self.places.__getitem__)
+
     def descendants_count(self, steps: list[int]) -> int:
         """How many steps depend, directly or not, on any of `steps`."""
         pending = list(steps)
@@ -113,6 +194,41 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                     seen.add(dependent)
                     pending.append(dependent)
         return len(seen) - len(set(steps))
+
+    def workers_of(self, batchable: int) -> list[int]:
+        """The batch worker steps that a batchable step may choose."""
+        return [number for number in self.dependents[batchable] if self.steps[number].type == "batch_worker"]
+
+    def batch_of(self, worker: int) -> BatchSpec:
+        """How the batches of a worker step are run: the `batch_config` of its batchable step."""
+        return self.batches[self.branch_of[worker][0]]
+
+    def compensation(self, step: int) -> StepSpec | None:
+        """What undoes a step of the template, as a step of its own; `None` where nothing does."""
+        declared = self.steps[step].compensation
+        if declared is None:
+            return None
+        known = self._compensations.get(step)
+        if known is None:
+            spec = self.steps[step]
+            known = self._compensations[step] = StepSpec(
+                name=COMPENSATION_PREFIX + spec.name,
+                handler=declared.handler,
+                type="compensation",
+                retry=declared.retry,
+                timeout_seconds=declared.timeout_seconds,
+                queue=spec.queue,
+            )
+        return known
+
+    def named_compensation(self, step: int, handler: str) -> StepSpec:
+        """A handler that a failure of `step` named and no step declares, as a step of its own."""
+        return StepSpec(
+            name=COMPENSATION_PREFIX + handler,
+            handler=HandlerSpec(handler),
+            type="compensation",
+            queue=self.steps[step].queue,
+        )
 
 
 def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> Plan:
@@ -131,16 +247,124 @@ def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> 
     for number, own in enumerate(parents):
         for parent in own:
             dependents[parent].append(number)
+    order = _order(parents, dependents)
+    branch_of = _branches(steps, parents)
+    exists = _exists_at_start(steps, parents, order, branch_of)
+    signals: dict[str, list[int]] = {}
+    for number, step in enumerate(steps):
+        if step.wait_for_signal is not None:
+            signals.setdefault(step.wait_for_signal.name, []).append(number)
+    places = [0] * len(steps)
+    for place, number in enumerate(order):
+        places[number] = place
+    deciding = (number for number, step in enumerate(steps) if step.type == "decision")
+    decision_bits = {number: 1 << bit for bit, number in enumerate(deciding)}
+    undone = any(step.compensation is not None for step in steps)
     return Plan(
         ref=TemplateRef(
             namespace=template.namespace, name=template.name, version=template.version, hash=content_hash
         ),
         steps=steps,
-        on_failure=template.on_failure or "block",
+        on_failure=template.on_failure or ("compensate" if undone else "block"),
         max_retry_after_ms=template.max_retry_after_ms,
         index=index,
         parents=parents,
         dependents=tuple(tuple(numbers) for numbers in dependents),
-        roots=tuple(number for number, own in enumerate(parents) if not own),
+        plain=all(exists)
+        and all(
+            step.wait_for_signal is None
+            and step.child_task is None
+            and step.type in ("standard", "deferred_convergence")
+            for step in steps
+        ),
+        exists_at_start=exists,
+        start_count=sum(exists),
+        roots=tuple(number for number, own in enumerate(parents) if not own and exists[number]),
+        branch_of=branch_of,
+        decision_depths=_decision_depths(steps, parents, order),
+        decision_bits=decision_bits,
+        decisions_above=_decisions_above(parents, order, decision_bits),
+        places=tuple(places),
+        signal_steps={name: tuple(numbers) for name, numbers in signals.items()},
+        batches={
+            number: msgspec.json.decode(step.batch_config, type=BatchSpec)
+            if bytes(step.batch_config)
+            else BatchSpec()
+            for number, step in enumerate(steps)
+            if step.type == "batchable"
+        },
         _near_ancestors={},
+        _compensations={},
     )
+
+
+def _order(parents: tuple[tuple[int, ...], ...], dependents: list[list[int]]) -> list[int]:
+    """The steps, each after its dependencies."""
+    waiting = [len(own) for own in parents]
+    order = [number for number, count in enumerate(waiting) if not count]
+    for number in order:
+        for dependent in dependents[number]:
+            waiting[dependent] -= 1
+            if not waiting[dependent]:
+                order.append(dependent)
+    return order
+
+
+def _branches(
+    steps: tuple[StepSpec, ...], parents: tuple[tuple[int, ...], ...]
+) -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = {}
+    for number, own in enumerate(parents):
+        if steps[number].type == "batch_worker":
+            deciding = tuple(parent for parent in own if steps[parent].type == "batchable")
+        elif steps[number].type == "deferred_convergence":
+            # It comes with the first of what it brings together, and never has to be named.
+            deciding = ()
+        else:
+            deciding = tuple(parent for parent in own if steps[parent].type == "decision")
+        if deciding:
+            found[number] = deciding
+    return found
+
+
+def _exists_at_start(
+    steps: tuple[StepSpec, ...],
+    parents: tuple[tuple[int, ...], ...],
+    order: list[int],
+    branch_of: dict[int, tuple[int, ...]],
+) -> tuple[bool, ...]:
+    exists = [False] * len(steps)
+    for number in order:
+        own = parents[number]
+        if not own:
+            exists[number] = True
+        elif number in branch_of:
+            continue
+        elif steps[number].type == "deferred_convergence":
+            exists[number] = any(exists[parent] for parent in own)
+        else:
+            exists[number] = all(exists[parent] for parent in own)
+    return tuple(exists)
+
+
+def _decisions_above(
+    parents: tuple[tuple[int, ...], ...], order: list[int], bits: dict[int, int]
+) -> tuple[int, ...]:
+    above = [0] * len(parents)
+    for number in order if bits else ():
+        for parent in parents[number]:
+            above[number] |= above[parent] | bits.get(parent, 0)
+    return tuple(above)
+
+
+def _decision_depths(
+    steps: tuple[StepSpec, ...], parents: tuple[tuple[int, ...], ...], order: list[int]
+) -> dict[int, int]:
+    above = [0] * len(steps)
+    depths: dict[int, int] = {}
+    for number in order:
+        above[number] = max((above[parent] for parent in parents[number]), default=0)
+        if steps[number].type == "decision":
+            above[number] += 1
+            depths[number] = above[number]
+    return depths

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from stepweave_schemas.events import Event
+
 RejectionCode = Literal[
     "NOT_FOUND",
     "CONFLICT",
@@ -22,3 +24,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
     code: RejectionCode
     reason: str
+
+
+#: What follows from a command: events in order, or why none do.
+Decision = list[Event] | Rejection

@@ -1,4 +1,8 @@
-"""What is known about a task and its steps; changed by `evolve` only."""
+"""What is known about a task and its steps; changed by `evolve` only.
+
+The first steps of a task are those of its plan, under the same numbers, whether they exist (yet) or not. Behind
+them come the steps that are made while it runs: the workers of batches, and compensations.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,53 @@ from typing import Final, Literal
 
 import msgspec
 
+from stepweave_schemas.events import StepCheckpointed
 from stepweave_schemas.identity import step_uuid
+from stepweave_schemas.result import Checkpointed
 
-from .plan import Plan
+from .plan import Plan, StepSpec
 
+#: `absent`, `excluded`, `expanded` and `waiting_for_child` are not shown: a step that may still come to exist, one
+#: that never can, a batch worker that has been multiplied, and one that is in progress in another task.
 StepStatus = Literal[
-    "pending", "enqueued", "in_progress", "waiting_for_retry", "complete", "error", "cancelled"
+    "absent",
+    "excluded",
+    "expanded",
+    "pending",
+    "enqueued",
+    "in_progress",
+    "waiting_for_retry",
+    "waiting_for_signal",
+    "waiting_for_child",
+    "complete",
+    "error",
+    "cancelled",
+    "skipped",
+    "compensating",
+    "compensated",
 ]
 TaskStatus = Literal[
     "pending",
     "steps_in_process",
     "waiting_for_retry",
+    "waiting_for_dependencies",
     "blocked_by_failures",
+    "compensating",
     "complete",
     "error",
     "cancelled",
 ]
 TERMINAL_STATUSES: Final[frozenset[str]] = frozenset({"complete", "error", "cancelled"})
-#: A try was given out and its outcome is awaited.
+#: A try was given out to a worker and its outcome is awaited.
 ACTIVE: Final[frozenset[str]] = frozenset({"enqueued", "in_progress"})
+#: Something outside is awaited that is no worker.
+SUSPENDED: Final[frozenset[str]] = frozenset({"waiting_for_signal", "waiting_for_child"})
+#: A try was given out, to a worker or to another task.
+OPEN: Final[frozenset[str]] = ACTIVE | {"waiting_for_child"}
+#: The step is no step (yet): callers do not see it.
+HIDDEN: Final[frozenset[str]] = frozenset({"absent", "excluded", "expanded"})
+#: What depends on the step goes on.
+MET: Final[frozenset[str]] = frozenset({"complete", "skipped", "compensating", "compensated"})
 
 #: The orchestrator waits this much longer than the worker before it calls a time-out itself.
 TIMEOUT_GRACE_MS: Final = 5_000
@@ -47,16 +79,33 @@ class EarlierTry(msgspec.Struct, frozen=True, gc=False):
     settled_by: str
 
 
+class SavedProgress(msgspec.Struct, frozen=True, gc=False):
+    """A step's last checkpoint, as JSON texts."""
+
+    cursor: str
+    items_processed: int
+    accumulated_results: str
+
+
+def saved_progress(said: StepCheckpointed | Checkpointed) -> SavedProgress:
+    """A checkpoint as it is kept."""
+    return SavedProgress(
+        bytes(said.cursor).decode(), said.items_processed, bytes(said.accumulated_results).decode()
+    )
+
+
 class StepState(msgspec.Struct, kw_only=True, gc=False):
     """One step of one task."""
 
     uuid: str
-    #: Dependencies that are not done yet.
+    #: Dependencies that are not done yet and may still have to be.
     unmet: int
     status: StepStatus = "pending"
     #: The current try, from 1; 0 before the first.
     attempt: int = 0
     lease_token: str = ""
+    #: The token that the current try had before it was handed back or saved its progress.
+    former_token: str = ""
     #: Earlier tries, by number.
     earlier: dict[int, EarlierTry] = {}
     #: What ended the current try: the outcome's kind, `timeout` or `cancel`; empty while it is open.
@@ -73,10 +122,73 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     #: When the step wants to be woken: its retry or its time-out.
     due_at_ms: int | None = None
     updated_at_ms: int | None = None
+    checkpoint: SavedProgress | None = None
+    #: The signal that the step took.
+    signal_id: str = ""
+    #: The task that the step started.
+    child_task_id: str = ""
+    #: Its compensation failed, or could not undo all.
+    requires_manual_cleanup: bool = False
+    #: Of a batch worker: the number of the step that it was made from, its own name, its cursor (JSON text).
+    made_from: int = -1
+    name: str = ""
+    cursor: str | None = None
+    #: Of a compensation: the step that it undoes, and the handler where no step declares it.
+    compensates: int = -1
+    handler: str = ""
+    #: What the step's last failure wants undone.
+    undo: tuple[str, ...] = ()
+
+
+class BatchState(msgspec.Struct, kw_only=True, gc=False):
+    """The workers of one batch: steps `first` … `first + count - 1`; the first `begun` of them have been begun."""
+
+    first: int
+    count: int
+    is_no_op: bool = False
+    begun: int = 0
+    #: Begun and not ended.
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    stopped: bool = False
+
+
+class SagaState(msgspec.Struct, kw_only=True, gc=False):
+    """What is undone and what has to be undone before; by the plan's numbers."""
+
+    #: The compensations of a step, by their numbers, and how many of them have not ended.
+    members: dict[int, list[int]]
+    left: dict[int, int]
+    #: For each step: how many of its dependents are not undone yet.
+    waits: list[int]
+    #: Compensations that have not ended, altogether.
+    left_count: int
+    #: Names in failures that were too many to be undone.
+    left_out_count: int = 0
+
+
+class KeptSignal(msgspec.Struct, frozen=True, gc=False):
+    """A signal that no step has taken yet."""
+
+    signal: str
+    signal_id: str
+    payload: str
+
+
+class ParentStep(msgspec.Struct, frozen=True, gc=False):
+    """The step that started this task, and where it waits."""
+
+    task_id: str
+    step_name: str
+    step_uuid: str
+    attempt: int
+    lease_token: str
+    result_subject: str
 
 
 class TaskState(msgspec.Struct, kw_only=True, gc=False):
-    """One task. Steps are numbered as in the plan."""
+    """One task. See the module for how its steps are numbered."""
 
     task_id: str
     plan: Plan | None
@@ -84,7 +196,9 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     #: Version of the last event applied; 0 before the first.
     version: int = 0
     steps: list[StepState] = []
-    #: `pending`, `steps_in_process`, `blocked_by_failures` or terminal; see `status`.
+    #: The numbers of the steps that are not in the plan, by name.
+    made: dict[str, int] = {}
+    #: `pending`, `steps_in_process`, `blocked_by_failures`, `compensating` or terminal; see `status`.
     phase: TaskStatus = "pending"
     request_id: str = ""
     request_digest: str = ""
@@ -95,15 +209,31 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     tags: tuple[str, ...] = ()
     priority: int = 0
     parent_correlation_id: str | None = None
+    parent: ParentStep | None = None
+    depth: int = 0
     traceparent: str | None = None
     start_at_ms: int | None = None
     created_at_ms: int = 0
     updated_at_ms: int = 0
     completed_at_ms: int | None = None
+    #: Steps that exist, those that are done, and those in one state or another.
+    existing_count: int = 0
     done_count: int = 0
     active_count: int = 0
+    suspended_count: int = 0
     waiting_count: int = 0
+    #: Steps that failed for good and hold the task up.
     failed: list[int] = []
+    batches: dict[int, BatchState] = {}
+    saga: SagaState | None = None
+    compensation_status: str | None = None
+    #: Why the task ended, where it did not complete.
+    ending_message: str = ""
+    ending_code: str | None = None
+    #: Signals that no step has taken yet, oldest first; and the ids of the last ones that came, with what tells each
+    #: from another signal of that id.
+    mailbox: list[KeptSignal] = []
+    signal_ids: dict[str, str] = {}
     #: The steps with a `due_at_ms`, as a heap of `(due_at_ms, step)`. Its first entry holds; others may be out of
     #: date: one that differs from its step's `due_at_ms` means nothing.
     due: list[tuple[int, int]] = []
@@ -124,9 +254,79 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     @property
     def status(self) -> TaskStatus:
         """The task's status by its name in the contract."""
-        if self.phase == "steps_in_process" and not self.active_count and self.waiting_count:
-            return "waiting_for_retry"
+        if self.phase == "steps_in_process" and not self.active_count:
+            if self.waiting_count:
+                return "waiting_for_retry"
+            if self.suspended_count:
+                return "waiting_for_dependencies"
         return self.phase
+
+    # -- steps by number and name ----------------------------------------------------------------
+
+    def number_of(self, name: str) -> int:
+        """The number of a step; -1 where there is none of that name."""
+        number = self.the_plan.index.get(name)
+        return self.made.get(name, -1) if number is None else number
+
+    def name_of(self, number: int) -> str:
+        """The name of a step."""
+        steps = self.the_plan.steps
+        return steps[number].name if number < len(steps) else self.steps[number].name
+
+    def slot_of(self, number: int) -> int:
+        """The number in the plan of the step that this one is, was made from, or undoes."""
+        if number < len(self.the_plan.steps):
+            return number
+        step = self.steps[number]
+        return step.made_from if step.made_from >= 0 else self.slot_of(step.compensates)
+
+    def spec_of(self, number: int) -> StepSpec:
+        """How the step is run. That of a batch worker is that of the step it was made from, with that one's name."""
+        plan = self.the_plan
+        if number < len(plan.steps):
+            return plan.steps[number]
+        step = self.steps[number]
+        if step.made_from >= 0:
+            return plan.steps[step.made_from]
+        slot = self.slot_of(number)
+        if step.handler:
+            return plan.named_compensation(slot, step.handler)
+        declared = plan.compensation(slot)
+        assert declared is not None, "a compensation without a declaration names its handler"
+        return declared
+
+    def exists(self, number: int) -> bool:
+        """Whether callers see the step: it exists and is no compensation."""
+        step = self.steps[number]
+        return step.status not in HIDDEN and step.compensates < 0
+
+    def shown_steps(self) -> list[int]:
+        """The numbers of the steps that callers see, the workers of a batch where their template stands."""
+        if self.the_plan.plain:
+            return list(range(len(self.the_plan.steps)))
+        found: list[int] = []
+        for number in range(len(self.the_plan.steps)):
+            batch = self.batches.get(number)
+            if batch is not None:
+                found.extend(range(batch.first, batch.first + batch.count))
+            elif self.exists(number):
+                found.append(number)
+        return found
+
+    def with_results(self, slots: tuple[int, ...]) -> list[int]:
+        """The steps that stand for these steps of the plan: the workers of a batch instead of their template."""
+        if not self.batches:
+            return list(slots)
+        found: list[int] = []
+        for slot in slots:
+            batch = self.batches.get(slot)
+            if batch is None:
+                found.append(slot)
+            else:
+                found.extend(range(batch.first, batch.first + batch.count))
+        return found
+
+    # -- time ------------------------------------------------------------------------------------
 
     def next_wake_ms(self) -> int | None:
         """The earliest moment at which a `Wake` would have an effect, if there is one."""
@@ -135,7 +335,7 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
         return self.due[0][0] if self.due else None
 
     def due_steps(self, now_ms: int) -> list[int]:
-        """The steps that are due at `now_ms`, in the order of the plan; looks at no more than these."""
+        """The steps that are due at `now_ms`, in the order of their numbers; looks at no more than these."""
         found: set[int] = set()
         places = [0]
         while places:
@@ -150,12 +350,18 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
 
 def initial(task_id: str, plan: Plan, correlation_id: str) -> TaskState:
     """The state of a task before its first event."""
+    steps = [
+        StepState(uuid=step_uuid(task_id, spec.name), unmet=len(parents))
+        for spec, parents in zip(plan.steps, plan.parents, strict=True)
+    ]
+    if plan.start_count < len(steps):
+        for step, exists in zip(steps, plan.exists_at_start, strict=True):
+            if not exists:
+                step.status = "absent"
     return TaskState(
         task_id=task_id,
         plan=plan,
         correlation_id=correlation_id,
-        steps=[
-            StepState(uuid=step_uuid(task_id, spec.name), unmet=len(parents))
-            for spec, parents in zip(plan.steps, plan.parents, strict=True)
-        ],
+        steps=steps,
+        existing_count=plan.start_count,
     )

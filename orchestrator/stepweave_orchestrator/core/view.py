@@ -10,8 +10,9 @@ from stepweave_schemas.api import StepSummary, TaskResponse
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.identity import derived_uuid
 
-from .plan import StepSpec
-from .state import ACTIVE, StepState, TaskState
+from .children import REFUSALS
+from .plan import COMPENSATION_PREFIX, StepSpec
+from .state import ACTIVE, MET, StepState, TaskState
 
 #: Most steps inside a `TaskResponse`; about 500 bytes each.
 STEPS_IN_RESPONSE_MAX = 1_000
@@ -24,24 +25,32 @@ def _at(moment_ms: int | None) -> str | None:
 def step_summary(state: TaskState, number: int) -> StepSummary:
     """One step as callers see it."""
     plan = state.the_plan
-    spec: StepSpec = plan.steps[number]
+    spec: StepSpec = state.spec_of(number)
+    name = state.name_of(number)
     step: StepState = state.steps[number]
-    satisfied = step.unmet == 0
-    total_parents = len(plan.parents[number])
+    slot = state.slot_of(number)
+    unmet = state.steps[slot].unmet
+    satisfied = unmet == 0
+    parents = plan.parents[slot]
+    total_parents = len(parents)
+    if not plan.plain:
+        total_parents -= sum(state.steps[parent].status == "excluded" for parent in parents)
     waiting = step.status == "waiting_for_retry"
+    signal = spec.wait_for_signal if step.status == "waiting_for_signal" else None
+    undoing = _undoing(state, number, name)
     return StepSummary(
         workflow_step_uuid=step.uuid,
         task_uuid=state.task_id,
-        named_step_uuid=derived_uuid("named_step", plan.ref.namespace, plan.ref.name, spec.name),
-        name=spec.name,
-        current_state=step.status,
+        named_step_uuid=derived_uuid("named_step", plan.ref.namespace, plan.ref.name, name),
+        name=name,
+        current_state=_shown(step),
         dependencies_satisfied=satisfied,
         retry_eligible=waiting and spec.retry.retryable and step.attempt < spec.retry.max_attempts,
         ready_for_execution=satisfied and step.status == "enqueued",
         last_failure_at=_at(step.fault.at_ms) if step.fault else None,
         next_retry_at=_at(step.due_at_ms) if waiting else None,
         total_parents=total_parents,
-        completed_parents=total_parents - step.unmet,
+        completed_parents=total_parents - unmet,
         attempts=step.attempt,
         max_attempts=spec.retry.max_attempts,
         backoff_request_seconds=None if step.retry_delay_ms is None else step.retry_delay_ms / 1000,
@@ -50,14 +59,42 @@ def step_summary(state: TaskState, number: int) -> StepSummary:
         error_code=step.fault.error_code if step.fault else None,
         error_message=step.fault.error_message if step.fault else None,
         worker_id=step.worker_id or None,
+        child_task_uuid=step.child_task_id if _has_child(step) else None,
+        waiting_for_signal=None if signal is None else signal.name,
+        items_processed=None if step.checkpoint is None else step.checkpoint.items_processed,
+        requires_manual_cleanup=step.requires_manual_cleanup,
+        compensation_attempts=None if undoing is None else undoing.attempt,
+        compensation_next_retry_at=_at(undoing.due_at_ms)
+        if undoing is not None and undoing.status == "waiting_for_retry"
+        else None,
+        compensation_error_message=undoing.fault.error_message if undoing and undoing.fault else None,
     )
+
+
+def _has_child(step: StepState) -> bool:
+    """Whether the task that the step has asked for exists, or may: one that was refused never began."""
+    refused = step.fault is not None and step.fault.error_code in REFUSALS
+    return bool(step.child_task_id) and (step.status == "waiting_for_child" or not refused)
+
+
+def _undoing(state: TaskState, number: int, name: str) -> StepState | None:
+    """The compensation of a step, where the task is being undone or was."""
+    made = None if state.saga is None else state.made.get(COMPENSATION_PREFIX + name)
+    # A handler that only a failure names may be called like another step.
+    return None if made is None or state.steps[made].compensates != number else state.steps[made]
+
+
+def _shown(step: StepState) -> str:
+    """The step's state by its name in the contract."""
+    return "in_progress" if step.status == "waiting_for_child" else step.status
 
 
 def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
     """The whole task as callers see it."""
     plan = state.the_plan
-    counts: Counter[str] = Counter(step.status for step in state.steps)
-    total = len(state.steps)
+    numbers = state.shown_steps()
+    counts: Counter[str] = Counter(_shown(state.steps[number]) for number in numbers)
+    total = len(numbers)
     status = state.status
     ready = counts["enqueued"]
     shown = min(total, STEPS_IN_RESPONSE_MAX) if with_steps else 0
@@ -81,8 +118,8 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
         parent_correlation_id=state.parent_correlation_id,
         total_steps=total,
         pending_steps=counts["pending"],
-        in_progress_steps=sum(counts[active] for active in ACTIVE),
-        completed_steps=counts["complete"],
+        in_progress_steps=sum(counts[active] for active in (*ACTIVE, "waiting_for_signal")),
+        completed_steps=sum(counts[met] for met in MET),
         failed_steps=counts["error"],
         ready_steps=ready,
         execution_status=execution,
@@ -90,9 +127,27 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
         completion_percentage=round(100 * state.done_count / total, 2) if total else 100.0,
         health_status=_health(state),
         stream_version=state.version,
-        steps=tuple(step_summary(state, number) for number in range(shown)),
+        compensation_status=state.compensation_status,
+        parent_task_uuid=None if state.parent is None else state.parent.task_id,
+        depth=state.depth,
+        signals_kept=tuple(kept.signal for kept in state.mailbox),
+        steps=tuple(step_summary(state, number) for number in _worth_showing(state, numbers, shown)),
         steps_truncated=shown < total,
     )
+
+
+def _worth_showing(state: TaskState, numbers: list[int], shown: int) -> list[int]:
+    """As many steps as fit into an answer: those that somebody has to look at in any case, then the first ones."""
+    if shown == len(numbers):
+        return numbers
+    steps = state.steps
+    urgent = [
+        number
+        for number in numbers[shown:]
+        if steps[number].status in ("error", "waiting_for_signal", "waiting_for_child", "compensating")
+        or steps[number].requires_manual_cleanup
+    ][: shown // 2]
+    return numbers[: shown - len(urgent)] + urgent
 
 
 def _execution(state: TaskState, ready: int) -> tuple[str, str | None]:
@@ -105,7 +160,7 @@ def _execution(state: TaskState, ready: int) -> tuple[str, str | None]:
         return "all_complete", None
     if ready:
         return "has_ready_steps", "execute_ready_steps"
-    if state.active_count:
+    if state.active_count or state.phase == "compensating":
         return "processing", "wait_for_completion"
     return "waiting_for_dependencies", "wait_for_dependencies"
 

@@ -98,6 +98,13 @@ class ActorCache:
         self._actors[stream_id] = actor
         self._weight += actor.weight
 
+    def reweigh(self, actor: TaskActor) -> None:
+        """A task has got more steps: count them."""
+        weight = 1 + len(actor.state.steps)
+        if self._actors.get(actor.state.task_id) is actor:
+            self._weight += weight - actor.weight
+        actor.weight = weight
+
     def drop(self, stream_ids: Iterable[str]) -> None:
         """Forget actors; their events are in the store or are to be decided again."""
         for stream_id in stream_ids:

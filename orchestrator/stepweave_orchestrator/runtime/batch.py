@@ -11,28 +11,18 @@ from stepweave_schemas.envelope import envelope_bytes
 from stepweave_schemas.events import SCHEMA_VERSION, Event
 
 from .actors import Actor
+from .orders import Order
 from .work import Ending, Work
 
 
-class DispatchMessage(NamedTuple):
-    """A dispatch ready to publish."""
-
-    subject: str
-    #: The try's lease token: unguessable, and the same when the order is published again.
-    lease_token: str
-    payload: bytes
-    namespace: str
-    queue: str
-
-
 class Outgoing(NamedTuple):
-    """One committed event, ready for the feeds, and the dispatch that it orders."""
+    """One committed event, ready for the feeds, and the message that it orders besides."""
 
     position: int
     envelope: bytes
     #: Subject on the signal feed; `None` where the event does not go there.
     signal_subject: str | None
-    dispatch: DispatchMessage | None
+    order: Order | None
     #: W3C trace context of the task, so that subscribers' spans join its trace.
     traceparent: str | None = None
 

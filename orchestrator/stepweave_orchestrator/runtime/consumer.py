@@ -12,11 +12,12 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas import result, subjects
 from stepweave_schemas.codec import MessageError
 
+from .child_orders import ChildOrders
 from .loading import Unloadable
 from .metrics import Metrics
 from .outcomes import not_storable, read_outcomes
 from .owner import OwnerLoop
-from .work import ShardMoved, Unstorable, Work
+from .work import Faulty, ShardMoved, Unstorable, Work
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +51,11 @@ class _Delivery:
 class CommandConsumer:
     """Pulls the results for one shard and turns them into commands."""
 
-    def __init__(self, connection: Connection, shard: int, owner: OwnerLoop, metrics: Metrics) -> None:
+    def __init__(
+        self, connection: Connection, shard: int, owner: OwnerLoop, children: ChildOrders, metrics: Metrics
+    ) -> None:
         self._connection = connection
+        self._children = children
         self._shard = shard
         self._owner = owner
         self._metrics = metrics
@@ -76,6 +80,9 @@ class CommandConsumer:
             self._take(message)
 
     def _take(self, message: Msg) -> None:
+        if message.subject.startswith(subjects.COMMAND_PREFIX):
+            self._children.take(self._shard, message)
+            return
         address = subjects.parse_result(message.subject)
         try:
             if address is None:
@@ -101,7 +108,7 @@ class CommandConsumer:
             if isinstance(ending, Unloadable):
                 delivery.settle(again_seconds=UNLOADABLE_SECONDS)
                 return
-            if isinstance(ending, Unstorable) and not replaced:
+            if isinstance(ending, Unstorable | Faulty) and not replaced:
                 failure = not_storable(outcome, "the event store cannot hold the result's text")
                 self._submit(failure, namespace, delivery, replaced=True)
                 return

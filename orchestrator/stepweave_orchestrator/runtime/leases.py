@@ -48,6 +48,8 @@ class Leases:
         #: Shard → epoch, and until when (monotonic seconds) the lease is certain.
         self.epochs: dict[int, int] = {}
         self._certain_until: dict[int, float] = {}
+        #: Hand-overs under way, beside the heartbeat: the other shards' leases are renewed meanwhile.
+        self._releasing: dict[int, asyncio.Task[None]] = {}
         self._nudge = asyncio.Event()
         self._stopping = False
         #: A beat that arrived after `retire` would make a dead owner count among the living for a lease.
@@ -66,6 +68,8 @@ class Leases:
         """Renew and take shards until cancelled."""
         pause = self._settings.lease_ms / 3000
         while True:
+            # Before the look at the shards: what happens during it is looked at again.
+            self._nudge.clear()
             try:
                 await self.tick()
             except StoreUnavailable as error:
@@ -73,7 +77,6 @@ class Leases:
                 pause_now = min(pause, 0.5)
             else:
                 pause_now = pause
-            self._nudge.clear()
             try:
                 async with asyncio.timeout(pause_now):
                     await self._nudge.wait()
@@ -105,12 +108,13 @@ class Leases:
         if self._stopping:
             return
         fair = math.ceil(self._shard_count / max(1, len(alive)))
-        surplus = len(self.epochs) - fair
-        for shard in sorted(self.epochs)[:surplus] if surplus > 0 else []:
+        kept_shards = [shard for shard in sorted(self.epochs) if shard not in self._releasing]
+        surplus = len(kept_shards) - fair
+        for shard in kept_shards[:surplus] if surplus > 0 else []:
             log.info("handing a shard over to another orchestrator", shard=shard)
-            await self.release(shard)
-        if len(self.epochs) < fair:
-            await self._take(fair - len(self.epochs))
+            self._begin_release(shard)
+        if surplus < 0:
+            await self._take(-surplus)
 
     async def _take(self, wanted: int) -> None:
         settings = self._settings
@@ -148,12 +152,27 @@ class Leases:
         self.epochs.pop(shard, None)
         self._certain_until.pop(shard, None)
 
-    async def release(self, shard: int) -> None:
-        """Finish what is under way in a shard and give it up."""
+    def _begin_release(self, shard: int) -> asyncio.Task[None]:
+        """Finish what is under way in a shard and give it up, beside everything else."""
+        task = self._releasing.get(shard)
+        if task is None:
+            task = self._releasing[shard] = asyncio.ensure_future(self._release(shard))
+            task.add_done_callback(lambda done: self._released(shard, done))
+        return task
+
+    def _released(self, shard: int, task: asyncio.Task[None]) -> None:
+        del self._releasing[shard]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a shard was not handed over, its lease runs out", shard=shard, error=str(error))
+
+    async def _release(self, shard: int) -> None:
         epoch = self.epochs.get(shard)
         if epoch is None:
             return
         await self._on_release(shard)
+        if self.epochs.get(shard) != epoch:
+            # Lost meanwhile: its new owner has it.
+            return
         published = self._published()
         self.forget(shard)
         self._on_lost(shard)
@@ -166,10 +185,15 @@ class Leases:
         """Take nothing new; give up everything."""
         self._stopping = True
         async with self._ticking:
-            # What it was handing over is handed over.
+            # What it was taking is taken, and is given up with the rest.
             pass
-        for shard in list(self.epochs):
-            await self.release(shard)
+        releases = [self._begin_release(shard) for shard in list(self.epochs)]
+        releases += [task for task in self._releasing.values() if task not in releases]
+        try:
+            await asyncio.gather(*releases, return_exceptions=True)
+        finally:
+            for task in releases:
+                task.cancel()
         async with self._ticking:
             self._retired = True
             await self._store.retire(self._settings.owner)

@@ -22,6 +22,7 @@ from stepweave_schemas.identity import shard_stream_id
 
 from .actors import SystemState
 from .batch import Shard
+from .child_orders import ChildOrders
 from .consumer import CommandConsumer
 from .leases import Leases
 from .loading import ActorLoader
@@ -104,6 +105,15 @@ class Orchestrator:
         self.service = OwnerService(
             settings, connection, self.owner, self.templates, self.metrics, self.shard_count
         )
+        self.children = ChildOrders(
+            connection,
+            self.messages,
+            self.owner,
+            self.templates,
+            self.service.tell_workers,
+            self.loader.shard_of,
+            self.metrics,
+        )
         self.router = ShardRouter(connection, self.owner, self.service)
         self.operations = Operations(
             settings,
@@ -136,8 +146,9 @@ class Orchestrator:
         self._run(self.owner.run())
         self._run(self.projector.run())
         await self.leases.tick()
-        await self.settle()
+        # Beside the take-overs: they may last longer than a lease.
         self._run(self.leases.run())
+        await self.settle()
         await self.api.start()
         self.metrics.register(
             {
@@ -179,6 +190,7 @@ class Orchestrator:
             self.owner.drop_shard(shard)
         self.timers.close()
         self.publisher.close()
+        await self.children.close()
         for task in (*self._tasks, *self._taking_over.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._taking_over.values(), return_exceptions=True)
@@ -225,7 +237,7 @@ class Orchestrator:
                 number, ShardAcquired(shard=number, epoch=row.epoch, owner=self.settings.owner)
             )
         consumer = self._consumers[number] = CommandConsumer(
-            self.connection, number, self.owner, self.metrics
+            self.connection, number, self.owner, self.children, self.metrics
         )
         await consumer.start()
         await self.service.open_shard(number)

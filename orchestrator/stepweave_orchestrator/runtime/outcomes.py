@@ -25,6 +25,10 @@ TEXT_CHARS_MAX: Final = 512
 #: The last moment that can be shown, and the longest duration: the end of the year 9999.
 MOMENT_MS_MAX: Final = 253_402_300_799_999
 
+#: More items than any step can count exactly in every language.
+ITEMS_PROCESSED_MAX: Final = 2**53 - 1
+_NAMES_RULE: Final = f"names of 1 to {TEXT_CHARS_MAX} characters without NUL, {result.NAMES_MAX} at most"
+
 #: An escaped half of a surrogate pair that stands alone, after any number of escaped backslashes.
 _HALF_A_PAIR: Final = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -73,8 +77,8 @@ def _decoded(payload: bytes) -> list[result.AnyOutcome]:
 
 
 def _unmarked(outcome: result.AnyOutcome, mark: str) -> result.AnyOutcome:
-    if isinstance(outcome, result.Success):
-        if mark.encode() in bytes(outcome.result) or mark.encode() in bytes(outcome.metadata):
+    if isinstance(outcome, result.Success | result.Decided | result.Batches | result.Checkpointed):
+        if mark.encode() in msgspec.json.encode(outcome):
             return not_storable(outcome, "the result has half a surrogate pair, which is no text")
     elif isinstance(outcome, result.Failure):
         return msgspec.structs.replace(
@@ -92,6 +96,12 @@ def _checked(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> res
         return _success(outcome)
     if isinstance(outcome, result.Failure):
         return _failure(outcome)
+    if isinstance(outcome, result.Decided):
+        return _decided(outcome)
+    if isinstance(outcome, result.Batches):
+        return _batches(outcome)
+    if isinstance(outcome, result.Checkpointed):
+        return _checkpoint(outcome)
     if isinstance(outcome, result.Started) and not _is_moment(outcome.started_at_ms):
         raise MessageError(f"started_at_ms: expected 0 to {MOMENT_MS_MAX}")
     return outcome
@@ -109,7 +119,73 @@ def _check_try(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> N
             raise MessageError(f"{field}: expected 1 to {TEXT_CHARS_MAX} characters, and no NUL")
 
 
-def _success(outcome: result.Success) -> result.Success | result.Failure:
+def _success(outcome: result.Success) -> result.AnyOutcome:
+    fault = _fault_of_result(outcome)
+    return _with_sound_times(outcome) if fault is None else fault
+
+
+def _decided(outcome: result.Decided) -> result.AnyOutcome:
+    if not _are_names(outcome.create_steps):
+        return not_storable(outcome, f"create_steps: {_NAMES_RULE}", "DECISION_INVALID")
+    if (fault := _fault_of_result(outcome)) is not None:
+        return fault
+    reason = _cut(outcome.reason)
+    return _with_sound_times(msgspec.structs.replace(outcome, reason=reason))
+
+
+def _batches(outcome: result.Batches) -> result.AnyOutcome:
+    size = sum(len(memoryview(cursor)) + 1 for cursor in outcome.cursors)
+    if size > result.CURSORS_BYTES_MAX:
+        why = f"{len(outcome.cursors)} cursors of {size} bytes together, {result.CURSORS_BYTES_MAX} at most"
+        return not_storable(outcome, why, "CURSORS_TOO_LARGE")
+    largest = max((len(memoryview(cursor)) for cursor in outcome.cursors), default=0)
+    if largest > result.CURSOR_BYTES_MAX:
+        why = f"a cursor of {largest} bytes, {result.CURSOR_BYTES_MAX} at most"
+        return not_storable(outcome, why, "CURSORS_TOO_LARGE")
+    try:
+        for cursor in outcome.cursors:
+            _check_json(cursor)
+    except MessageError as error:
+        return not_storable(outcome, f"a cursor is {error}")
+    if (fault := _fault_of_result(outcome)) is not None:
+        return fault
+    if len(outcome.worker_template) > TEXT_CHARS_MAX or "\x00" in outcome.worker_template:
+        return not_storable(outcome, "worker_template is no step's name", "BATCHES_INVALID")
+    return _with_sound_times(msgspec.structs.replace(outcome, reason=_cut(outcome.reason)))
+
+
+def _checkpoint(outcome: result.Checkpointed) -> result.AnyOutcome:
+    size = len(memoryview(outcome.cursor)) + len(memoryview(outcome.accumulated_results))
+    if size > RESULT_BYTES_MAX:
+        why = f"a checkpoint of {size} bytes, {RESULT_BYTES_MAX} at most"
+        return not_storable(outcome, why, "CHECKPOINT_TOO_LARGE")
+    if not 0 <= outcome.items_processed <= ITEMS_PROCESSED_MAX:
+        why = f"items_processed: expected 0 to {ITEMS_PROCESSED_MAX}"
+        return not_storable(outcome, why, "CHECKPOINT_INVALID")
+    try:
+        _check_json(outcome.cursor)
+        _check_json(outcome.accumulated_results)
+    except MessageError as error:
+        return not_storable(outcome, f"the checkpoint is {error}")
+    return outcome
+
+
+def _are_names(names: tuple[str, ...]) -> bool:
+    return len(names) <= result.NAMES_MAX and all(
+        0 < len(name) <= TEXT_CHARS_MAX and "\x00" not in name for name in names
+    )
+
+
+def _cut(text: str) -> str:
+    text = text.replace("\x00", "\ufffd")
+    most = result.ERROR_MESSAGE_CHARS_MAX
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _fault_of_result(
+    outcome: result.Success | result.Decided | result.Batches,
+) -> result.Failure | None:
+    """What is recorded instead where the result cannot be stored."""
     size = len(memoryview(outcome.result)) + len(memoryview(outcome.metadata))
     if size > RESULT_BYTES_MAX:
         why = f"a result of {size} bytes, {RESULT_BYTES_MAX} at most"
@@ -120,6 +196,12 @@ def _success(outcome: result.Success) -> result.Success | result.Failure:
             _check_json(outcome.metadata)
     except MessageError as error:
         return not_storable(outcome, f"the result is {error}")
+    return None
+
+
+def _with_sound_times(
+    outcome: result.Success | result.Decided | result.Batches,
+) -> result.AnyOutcome:
     if not _is_moment(outcome.started_at_ms) or not _is_moment(outcome.duration_ms):
         return msgspec.structs.replace(outcome, started_at_ms=None, duration_ms=None)
     return outcome
@@ -135,6 +217,8 @@ def _failure(outcome: result.Failure) -> result.Failure:
         changes["error_code"] = outcome.error_code[: TEXT_CHARS_MAX - 1] + "…"
     if outcome.retry_after_ms is not None and outcome.retry_after_ms < 0:
         changes["retry_after_ms"] = None
+    if outcome.compensation_steps:
+        changes |= _compensation_steps(outcome, changes.get("error_message", outcome.error_message))
     if outcome.metadata is not NO_RAW:
         try:
             if len(memoryview(outcome.metadata)) > RESULT_BYTES_MAX:
@@ -143,6 +227,26 @@ def _failure(outcome: result.Failure) -> result.Failure:
         except MessageError:
             changes["metadata"] = NO_RAW
     return msgspec.structs.replace(outcome, **changes) if changes else outcome
+
+
+def _compensation_steps(outcome: result.Failure, error_message: object) -> dict[str, object]:
+    """The names that can be kept; the failure says how many could not."""
+    named = dict.fromkeys(outcome.compensation_steps)
+    kept: list[str] = []
+    size_bytes = 0
+    for name in named:
+        size_bytes += len(name.encode())
+        if not _are_names((name,)):
+            continue
+        if len(kept) >= result.COMPENSATION_STEPS_MAX or size_bytes > result.COMPENSATION_STEPS_BYTES_MAX:
+            break
+        kept.append(name)
+    left_out = len(named) - len(kept)
+    if not left_out:
+        return {"compensation_steps": tuple(kept)}
+    note = f" ({left_out} of the names in compensation_steps are none, or too many, and are left out)"
+    text = str(error_message)[: result.ERROR_MESSAGE_CHARS_MAX - len(note)]
+    return {"compensation_steps": tuple(kept), "error_message": text + note}
 
 
 def _is_moment(at_ms: int | None) -> bool:

@@ -29,7 +29,7 @@ from stepweave_eventstore.store import (
     UnstorableEvent,
     WrongExpectedVersion,
 )
-from stepweave_orchestrator.core import Moment, Rejection, TaskState, Wake, build_dispatch, decide, evolve
+from stepweave_orchestrator.core import Moment, Rejection, TaskState, Wake, decide, evolve
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_orchestrator.core.template_stream import (
@@ -38,23 +38,31 @@ from stepweave_orchestrator.core.template_stream import (
     decide_template,
     evolve_template,
 )
-from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import OUTCOME_TYPES
-from stepweave_schemas.codec import encode
-from stepweave_schemas.dispatch import Dispatch
-from stepweave_schemas.events import Event, StepEnqueued, TemplateRegistered
+from stepweave_schemas.events import (
+    ChildCancelRequested,
+    ChildRequested,
+    Event,
+    StepEnqueued,
+    TaskCancelled,
+    TaskCompleted,
+    TaskCreated,
+    TaskFailed,
+    TemplateRegistered,
+)
 from stepweave_schemas.mint import entropy, now_ms
 
 from .actors import Actor, ActorCache, SystemActor, SystemState, TaskActor, TemplateActor
-from .batch import Batch, DispatchMessage, Outgoing, Shard, ShardBatch
+from .batch import Batch, Outgoing, Shard, ShardBatch
 from .crash_points import crash_point
 from .loading import ActorLoader
 from .metrics import Metrics
+from .orders import Order, dispatch_order, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
 from .timers import Timers
-from .work import Done, Ending, Query, Record, ShardMoved, Unstorable, Work
+from .work import Done, Ending, Faulty, Query, Record, ShardMoved, Unstorable, Work
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +71,9 @@ STORE_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
+#: The events that may order a message; some of them only where another task waits.
+_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled})
+_ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | _SAID_TO_PARENTS
 
 
 class OwnerLoop:
@@ -81,6 +92,7 @@ class OwnerLoop:
         on_shard_in_doubt: Callable[[int], None],
     ) -> None:
         self._settings = settings
+        self._limits = settings.limits()
         self._store = store
         self._loader = loader
         self._publisher = publisher
@@ -291,12 +303,21 @@ class OwnerLoop:
                 if actor.state.version == 0:
                     self.actors.drop((work.stream_id,))
             return
+        if isinstance(actor, TaskActor):
+            try:
+                applied = self._apply(actor, happened, batch.now_ms)
+            except Exception as error:
+                # A fault of ours: nothing of it is in the batch. The actor is half-way, so it is read again.
+                log.exception("events cannot be applied", stream_id=work.stream_id)
+                self.actors.drop((work.stream_id,))
+                work.finish(Faulty(str(error)))
+                return
         part = batch.part(shard)
         if work.stream_id not in part.touched:
             part.touched[work.stream_id] = actor
             actor.uncommitted += 1
         if isinstance(actor, TaskActor):
-            self._record_task(actor, work, batch, part, happened)
+            self._record_task(actor, work, batch, part, applied)
         else:
             self._record_other(actor, work, batch, part, happened)
         part.endings.append((work, ending))
@@ -313,25 +334,45 @@ class OwnerLoop:
             return Rejection("NOT_FOUND", "there is no such task")
         if work.namespace is not None and work.namespace != actor.state.the_plan.ref.namespace:
             return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
-        return decide(actor.state, command, Moment(at_ms, entropy()))  # type: ignore[arg-type]
+        return decide(actor.state, command, Moment(at_ms, entropy(), self._limits))  # type: ignore[arg-type]
+
+    def _apply(
+        self, actor: TaskActor, happened: list[Event], at_ms: int
+    ) -> list[tuple[Event, int, Order | None]]:
+        """Apply the events; returns each with its version in the stream and with what it orders."""
+        state = actor.state
+        applied: list[tuple[Event, int, Order | None]] = []
+        for event in happened:
+            evolve(state, event, at_ms)
+            kind = type(event)
+            order = None
+            if kind is StepEnqueued:
+                assert isinstance(event, StepEnqueued)
+                order = dispatch_order(actor, event.step_name, event.attempt, event.lease_token)
+            elif kind in _ORDERING and (state.parent is not None or kind not in _SAID_TO_PARENTS):
+                order = order_of(actor, event, self._loader.shard_of)
+            applied.append((event, state.version, order))
+        return applied
 
     def _record_task(
-        self, actor: TaskActor, work: Work, batch: Batch, part: ShardBatch, happened: list[Event]
+        self,
+        actor: TaskActor,
+        work: Work,
+        batch: Batch,
+        part: ShardBatch,
+        applied: list[tuple[Event, int, Order | None]],
     ) -> None:
         state = actor.state
-        plan = state.the_plan
         outgoing = part.outgoing
-        level = self._settings.signal_level(plan.ref.namespace)
-        for event in happened:
-            evolve(state, event, batch.now_ms)
-            position, envelope = batch.add_event(part, work, state.version, state.correlation_id, event)
-            dispatch = None
-            if type(event) is StepEnqueued:
-                dispatch = dispatch_message(actor, event.step_name, event.attempt, event.lease_token)
+        level = self._settings.signal_level(state.the_plan.ref.namespace)
+        for event, version, order in applied:
+            position, envelope = batch.add_event(part, work, version, state.correlation_id, event)
             signal = None
             if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
                 signal = actor.event_prefix + event.TYPE
-            outgoing.append(Outgoing(position, envelope, signal, dispatch, state.traceparent))
+            outgoing.append(Outgoing(position, envelope, signal, order, state.traceparent))
+        if len(state.steps) >= actor.weight:
+            self.actors.reweigh(actor)
         wake_at_ms = state.next_wake_ms()
         if wake_at_ms != actor.saved_wake_ms:
             actor.saved_wake_ms = wake_at_ms
@@ -448,7 +489,8 @@ class OwnerLoop:
         if len(works) == 1:
             self._inbox.popleft()
             log.error("the store refuses a command", stream_id=works[0].stream_id, error=str(error))
-            works[0].finish(Unstorable(str(error)))
+            refused = isinstance(error, UnstorableEvent)
+            works[0].finish(Unstorable(str(error)) if refused else Faulty(str(error)))
             return
         for work in works:
             work.alone = True
@@ -554,18 +596,3 @@ class OwnerLoop:
             await self._store.save_snapshot(snapshot)
         except EventStoreError as error:
             log.info("a snapshot was not written; replay takes longer", error=str(error))
-
-
-def dispatch_message(
-    actor: TaskActor, step_name: str, attempt: int, lease_token: str
-) -> DispatchMessage | None:
-    """The message that orders one try; `None` where the try is over."""
-    state = actor.state
-    plan = state.the_plan
-    order: Dispatch | None = build_dispatch(state, step_name, attempt, lease_token, actor.result_subject)
-    if order is None:
-        return None
-    queue = plan.steps[plan.index[step_name]].queue
-    namespace = plan.ref.namespace
-    subject = subjects.dispatch(namespace, queue, subjects.priority_class(state.priority))
-    return DispatchMessage(subject, lease_token, encode(order), namespace, queue)

@@ -31,7 +31,7 @@ def task_row(state: TaskState, shard: int) -> TaskRow:
     plan = state.the_plan
     error = None
     if state.failed and (fault := state.steps[state.failed[-1]].fault) is not None:
-        error = f"{plan.steps[state.failed[-1]].name}: {fault.error_message}"
+        error = f"{state.name_of(state.failed[-1])}: {fault.error_message}"
     return TaskRow(
         task_id=state.task_id,
         shard=shard,
@@ -50,7 +50,7 @@ def task_row(state: TaskState, shard: int) -> TaskRow:
         created_at_ms=state.created_at_ms,
         updated_at_ms=state.updated_at_ms,
         completed_at_ms=state.completed_at_ms,
-        total_steps=len(state.steps),
+        total_steps=state.existing_count,
         completed_steps=state.done_count,
         failed_steps=len(state.failed),
         error_message=error,

@@ -19,13 +19,14 @@ from typing import Any
 
 import structlog
 
-from stepweave.messaging import JetStreamPublisher, MessagingError
+from stepweave.messaging import JetStreamPublisher, MessagingError, PayloadTooLarge
 from stepweave.messaging import Outgoing as Message
 from stepweave_schemas import subjects
 
-from .batch import DispatchMessage, Outgoing
+from .batch import Outgoing
 from .crash_points import crash_point
 from .metrics import Metrics
+from .orders import Order
 from .settings import Settings
 from .streams import Streams
 
@@ -104,7 +105,7 @@ class Publisher:
         lane = self._lanes.get(shard)
         if lane is None or not outgoing:
             return
-        orders = [event.dispatch for event in outgoing if event.dispatch is not None]
+        orders = [event.order for event in outgoing if event.order is not None]
         if orders:
             self._dispatch(shard, lane, orders)
         crash_point("half_published")
@@ -114,8 +115,8 @@ class Publisher:
         if lane.task is None:
             lane.task = asyncio.ensure_future(self._fly(shard, lane))
 
-    def dispatch_again(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
-        """Publish dispatches of an earlier owner once more; JetStream drops those that it knows."""
+    def dispatch_again(self, shard: int, orders: Sequence[Order]) -> None:
+        """Publish orders of an earlier owner once more; JetStream drops those that it knows."""
         lane = self._lanes.get(shard)
         if lane is not None and orders:
             self._dispatch(shard, lane, orders)
@@ -148,14 +149,21 @@ class Publisher:
 
     # -- dispatches ------------------------------------------------------------------------------
 
-    def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[DispatchMessage]) -> None:
+    def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> None:
         self._metrics.dispatched(len(orders))
-        known = all(self._streams.has_queue(order.namespace, order.queue) for order in orders)
+        known = all(
+            not order.queue or self._streams.has_queue(order.namespace, order.queue) for order in orders
+        )
         if not known or self._messages.full or not self._may_publish(shard):
             # A queue that nobody has used yet, a long backlog, a lease in doubt: off the hot path.
             self._retry(shard, lane, orders)
             return
-        future = self._messages.publish_all(_order_messages(orders))
+        try:
+            future = self._messages.publish_all(_order_messages(orders))
+        except MessagingError as error:
+            log.warning("dispatching again", error=str(error), count=len(orders))
+            self._retry(shard, lane, orders)
+            return
         lane.dispatching.add(future)
 
         def done(finished: asyncio.Future[Any]) -> None:
@@ -166,7 +174,7 @@ class Publisher:
 
         future.add_done_callback(done)
 
-    def _retry(self, shard: int, lane: _Lane, orders: Sequence[DispatchMessage]) -> None:
+    def _retry(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> None:
         if self._lanes.get(shard) is lane:
             task = asyncio.ensure_future(self._dispatch_later(shard, orders))
             lane.retrying.add(task)
@@ -178,7 +186,7 @@ class Publisher:
             log.error("dispatching failed", shard=shard, exc_info=error)
             self._on_fault(shard)
 
-    async def _dispatch_later(self, shard: int, orders: Sequence[DispatchMessage]) -> None:
+    async def _dispatch_later(self, shard: int, orders: Sequence[Order]) -> None:
         attempt = 0
         for start in range(0, len(orders), 500):
             some = orders[start : start + 500]
@@ -188,10 +196,15 @@ class Publisher:
                     continue
                 try:
                     for order in some:
-                        await self._streams.ensure_queue(order.namespace, order.queue)
+                        if order.queue:
+                            await self._streams.ensure_queue(order.namespace, order.queue)
                     await self._messages.room()
                     await self._messages.publish_all(_order_messages(some))
                     break
+                except PayloadTooLarge as error:
+                    # Our own bounds say that there is none; one that is there all the same holds up nothing else.
+                    log.error("an order cannot be sent", subject=error.subject, size_bytes=error.size_bytes)
+                    some = [order for order in some if len(order.payload) < error.size_bytes_max // 2]
                 except MessagingError as error:
                     log.warning("dispatching again", error=str(error), count=len(some))
                     await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
@@ -282,5 +295,5 @@ def _cloud_event(event: Outgoing) -> dict[str, str]:
     return headers
 
 
-def _order_messages(orders: Sequence[DispatchMessage]) -> list[Message]:
-    return [Message(order.subject, order.payload, f"d{order.lease_token}") for order in orders]
+def _order_messages(orders: Sequence[Order]) -> list[Message]:
+    return [Message(order.subject, order.payload, order.message_id) for order in orders]

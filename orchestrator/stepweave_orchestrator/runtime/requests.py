@@ -15,23 +15,25 @@ import structlog
 from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
-from stepweave_orchestrator.core.commands import CancelTask, CreateTask
+from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask
+from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.rejection import Rejection
+from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
 from stepweave_orchestrator.core.view import task_response
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
-from stepweave_schemas.events import TaskCreated, TemplateRegistered
+from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 
 from .actors import Actor, TaskActor
 from .metrics import Metrics
 from .owner import OwnerLoop
 from .settings import Settings
-from .templates import TemplateCatalogue
-from .work import Done, Ending, Query, ShardMoved, Unstorable, Work, into_future
+from .templates import TemplateCatalogue, violations_text
+from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +81,15 @@ class Cancel(_OwnerRequest, frozen=True, kw_only=True, tag="cancel"):
     cancelled_by: str
 
 
+class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
+    """Tell a task what one of its steps waits for. Answer: `api.SignalReply`."""
+
+    signal: str
+    signal_id: str
+    payload: msgspec.Raw
+    sent_by: str
+
+
 class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
     """A page of results. Answer: `api.ResultsReply`."""
 
@@ -93,7 +104,7 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
     correlation_id: str
 
 
-OwnerRequest = Create | CreateSeveral | Get | Cancel | Results | Register
+OwnerRequest = Create | CreateSeveral | Get | Cancel | Signal | Results | Register
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
 TASK_BYTES_MAX = 900 * 1024
@@ -202,6 +213,8 @@ class OwnerService:
                 )
             case Cancel():
                 return await self._cancel(shard, request)
+            case Signal():
+                return await self._signal(shard, request)
             case Register():
                 return await self._register(shard, request)
 
@@ -259,10 +272,10 @@ class OwnerService:
             request.stream_id,
         )
         if done.changed:
-            await self._query(shard, request.stream_id, self._tell_workers)
+            await self._query(shard, request.stream_id, self.tell_workers)
         return await self._query(shard, request.stream_id, _answer_task)
 
-    def _tell_workers(self, actor: Actor) -> bytes:
+    def tell_workers(self, actor: Actor) -> bytes:
         """Running handlers hear of the cancellation at once, where they listen."""
         assert isinstance(actor, TaskActor)
         state = actor.state
@@ -275,6 +288,46 @@ class OwnerService:
             notice = {"task_id": state.task_id, "step_uuids": running[:1_000]}
             self._connection.send(subjects.cancel_notice(state.the_plan.ref.namespace), encode(notice))
         return b""
+
+    async def _signal(self, shard: int, request: Signal) -> bytes:
+        asked = await self._query(
+            shard, request.stream_id, lambda actor: _answer_signal_step(actor, request.signal)
+        )
+        pinned, step_name = msgspec.json.decode(asked, type=tuple[TemplateRef, str])
+        version = await self._templates.pinned(pinned)
+        violations = version.signal_violations(step_name, msgspec.json.decode(request.payload))
+        if violations:
+            raise ApiError(
+                "VALIDATION_FAILED",
+                f"the payload does not fit the payload_schema of step {step_name!r}: "
+                + violations_text(violations),
+                violations=violations,
+            )
+        done = _done(
+            await self._perform(
+                Work(
+                    stream_id=request.stream_id,
+                    shard=shard,
+                    command=SignalTask(
+                        request.signal, request.signal_id, bytes(request.payload).decode(), request.sent_by
+                    ),
+                    causation_id=f"signal:{request.signal_id}",
+                    actor_name=f"api:{request.sent_by}" if request.sent_by else "api",
+                    finish=_unset,
+                )
+            ),
+            request.stream_id,
+        )
+        task = await self._query(shard, request.stream_id, _answer_task)
+        taken = await self._query(
+            shard, request.stream_id, lambda actor: _answer_taken_by(actor, request.signal_id)
+        )
+        return b'{"task":%b,"signal_id":%b,"taken_by":%b,"replayed":%b}' % (
+            task,
+            encode(request.signal_id),
+            taken,
+            b"false" if done.changed else b"true",
+        )
 
     async def _register(self, shard: int, request: Register) -> bytes:
         registered = request.registered
@@ -420,6 +473,8 @@ def _done(ending: Ending, stream_id: str) -> Done:
         raise ApiError(
             "VALIDATION_FAILED", "the event store does not take this; the orchestrator's log has the reason"
         )
+    if isinstance(ending, Faulty):
+        raise ApiError("INTERNAL_ERROR", "the request failed; the orchestrator's log has more")
     raise ending
 
 
@@ -432,15 +487,30 @@ def _answer_task(actor: Actor) -> bytes:
     return answer
 
 
+def _answer_signal_step(actor: Actor, signal: str) -> bytes:
+    """The task's template, and the step that a signal would be for; an empty name where there is none."""
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    taker = signal_taker(actor.state, signal)
+    return encode((actor.state.the_plan.ref, "" if taker is None else actor.state.name_of(taker)))
+
+
+def _answer_taken_by(actor: Actor, signal_id: str) -> bytes:
+    """The name of the step that took a signal; null where it is kept."""
+    assert isinstance(actor, TaskActor)
+    state = actor.state
+    taken = next((number for number, step in enumerate(state.steps) if step.signal_id == signal_id), None)
+    return b"null" if taken is None else encode(state.name_of(taken))
+
+
 def _answer_results(actor: Actor, request: Results) -> bytes:
     if not isinstance(actor, TaskActor):
         return _NOT_A_TASK
     state = actor.state
-    plan = state.the_plan
     if request.step_name is None:
-        numbers = tuple(range(len(state.steps)))
-    elif request.step_name in plan.index:
-        numbers = plan.ancestors(plan.index[request.step_name])
+        numbers = state.shown_steps()
+    elif state.number_of(request.step_name) >= 0:
+        numbers = all_result_numbers(state, state.number_of(request.step_name))
     else:
         return encode(ApiError("NOT_FOUND", f"the task has no step {request.step_name!r}").body())
     results: dict[str, msgspec.Raw] = {}
@@ -449,7 +519,7 @@ def _answer_results(actor: Actor, request: Results) -> bytes:
         text = state.steps[numbers[offset]].result
         if text is None:
             continue
-        name = plan.steps[numbers[offset]].name
+        name = state.name_of(numbers[offset])
         size_bytes += len(text.encode()) + len(name.encode())
         if results and size_bytes > INLINE_RESULTS_BYTES_MAX:
             return encode(api.ResultsReply(results=results, next_offset=offset))

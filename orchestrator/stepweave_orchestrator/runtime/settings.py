@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
+
 SignalLevel = Literal["all", "outcomes", "none"]
 
 
@@ -54,6 +56,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_events_min: int = 500
     #: How long a shutdown may take before the process leaves anyway.
     shutdown_seconds_max: float = 20.0
+    #: How far a task may grow; what goes beyond fails the step that asks for it.
+    decision_depth_max: int = DEFAULT_LIMITS.decision_depth_max
+    decision_steps_max: int = DEFAULT_LIMITS.decision_steps_max
+    batch_workers_max: int = DEFAULT_LIMITS.batch_workers_max
+    child_depth_max: int = DEFAULT_LIMITS.child_depth_max
+    #: Signals of one task that no step has taken yet, and the bytes of their payloads together.
+    signals_kept_max: int = DEFAULT_LIMITS.signals_kept_max
+    signals_kept_bytes_max: int = DEFAULT_LIMITS.signals_kept_bytes_max
     #: Overrides of this environment's templates (`environments`).
     environment: str | None = None
 
@@ -62,6 +72,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("shard_count: expected 1..1024")
         if self.lease_ms < 1_000:
             raise ValueError("lease_ms: expected at least 1000")
+        for name, value in self.limits()._asdict().items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: object) -> Settings:
@@ -89,6 +102,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.convert(values, cls, strict=False)
         except (msgspec.ValidationError, ValueError) as error:
             raise SettingsError(f"settings: {error}") from error
+
+    def limits(self) -> Limits:
+        """How far a task may grow."""
+        return Limits(
+            decision_depth_max=self.decision_depth_max,
+            decision_steps_max=self.decision_steps_max,
+            batch_workers_max=self.batch_workers_max,
+            child_depth_max=self.child_depth_max,
+            signals_kept_max=self.signals_kept_max,
+            signals_kept_bytes_max=self.signals_kept_bytes_max,
+        )
 
     def signal_level(self, namespace: str) -> SignalLevel:
         """Which events of the namespace go out on the signal feed."""

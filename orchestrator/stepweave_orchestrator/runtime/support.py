@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from stepweave_schemas.codec import encode
+from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
 from stepweave_schemas.template import Problem, TaskTemplate
 
 from .actors import SYSTEM_NAMESPACE
@@ -14,15 +15,18 @@ TEMPLATE_BYTES_MAX = 640 * 1024
 #: The `initialization` of one handler: it travels in each of the step's dispatches.
 INITIALIZATION_BYTES_MAX = 256 * 1024
 
+#: Parts of a step that travel in messages: where they stand, what has the bound, and the bound in bytes of JSON.
+_BOUNDED = (
+    ("handler.initialization", "a handler's settings have", INITIALIZATION_BYTES_MAX),
+    ("compensation.handler.initialization", "a handler's settings have", INITIALIZATION_BYTES_MAX),
+    ("wait_for_signal.default", "it becomes the step's result, which has", RESULT_BYTES_MAX),
+    ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
+)
 _STEP_KEYS = {
-    "batch_config": "batches",
     "publishes_events": "domain events of handlers",
     "result_schema": "checked results",
-    "compensation": "compensations",
     "circuit_breaker": "circuit breakers",
-    "wait_for_signal": "signals",
     "concurrency": "concurrency limits",
-    "child_task": "child tasks",
 }
 #: Kept with the step, and without effect in this version.
 _INERT_STEP_KEYS = ("skippable", "system_dependency")
@@ -41,17 +45,7 @@ def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
         for key, what in _TASK_KEYS.items()
         if key in canonical
     ]
-    if canonical.get("on_failure") == "compensate":
-        problems.append(_problem("on_failure", "compensations are not run by this version", source))
     for number, step in enumerate(canonical["steps"]):
-        if step.get("type", "standard") != "standard":
-            problems.append(
-                _problem(
-                    f"steps[{number}].type",
-                    f"steps of type {step['type']} are not run by this version",
-                    source,
-                )
-            )
         problems.extend(
             _problem(f"steps[{number}].{key}", f"{what} are not run by this version", source)
             for key, what in _STEP_KEYS.items()
@@ -78,12 +72,20 @@ def out_of_bounds(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
         message = f"{size} bytes long in its canonical form; a template has at most {TEMPLATE_BYTES_MAX}"
         problems.append(_bad("", message, "split it into several templates", source))
     for number, step in enumerate(canonical["steps"]):
-        initialization = step["handler"].get("initialization")
-        if initialization and (size := len(encode(initialization))) > INITIALIZATION_BYTES_MAX:
-            message = f"{size} bytes long; a handler's settings have at most {INITIALIZATION_BYTES_MAX}"
-            path = f"steps[{number}].handler.initialization"
-            problems.append(_bad(path, message, "keep large data elsewhere, and name it here", source))
+        for path, what, bytes_max in _BOUNDED:
+            value = _at(step, path)
+            if value is not None and (size := len(encode(value))) > bytes_max:
+                message = f"{size} bytes long; {what} at most {bytes_max}"
+                hint = "keep large data elsewhere, and name it here"
+                problems.append(_bad(f"steps[{number}].{path}", message, hint, source))
     return tuple(problems)
+
+
+def _at(value: Any, path: str) -> Any:
+    """The value at the end of a path of keys, or `None`."""
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _bad(path: str, message: str, hint: str, source: str) -> Problem:

@@ -17,13 +17,13 @@ from stepweave_orchestrator.core.state import ACTIVE
 from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import OUTCOME_TYPES
 from stepweave_schemas.codec import decode_event
-from stepweave_schemas.events import StepEnqueued, TaskCreated
+from stepweave_schemas.events import ChildCancelRequested, ChildRequested, Event, TaskCreated
 from stepweave_schemas.mint import now_ms
 
 from .actors import SYSTEM_NAMESPACE, TaskActor
-from .batch import DispatchMessage, Outgoing, Shard
+from .batch import Outgoing, Shard
 from .loading import ActorLoader, Unloadable
-from .owner import dispatch_message
+from .orders import OPENING, REPORTING, Order, dispatch_order, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
@@ -33,8 +33,11 @@ log = structlog.get_logger(__name__)
 
 #: Events read from the ledger at a time.
 READ_EVENTS_MAX = 2_000
+#: After so long without an end, a rebuild says that it is still at work.
+FLUSH_SECONDS = 5.0
 #: Tasks whose subject prefix is remembered while a tail is published.
 PREFIXES_MAX = 200_000
+_SAID_TO_PARENTS = (REPORTING | {TaskCreated.TYPE}) - {ChildCancelRequested.TYPE}
 _ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled"})
 
 
@@ -43,6 +46,8 @@ class _Address(NamedTuple):
 
     prefix: str
     traceparent: str | None
+    #: Whether another task waits for its end.
+    is_child: bool = False
 
 
 class TakeOver:
@@ -86,6 +91,9 @@ class TakeOver:
         await self.project_tail(number)
         if rebuild:
             await self._dispatch_open_tries(number)
+            # What was lost is there again before it is noted that nothing is missing.
+            while not await self._publisher.flush_shard(number, FLUSH_SECONDS):
+                log.info("still building the feeds again", shard=number)
         await self._store.set_feed_incarnations(number, shard.epoch, stamps)
 
     async def publish_tail(self, shard: Shard, after_position: int, *, dispatch: bool = True) -> None:
@@ -95,26 +103,29 @@ class TakeOver:
         prefixes: dict[str, _Address] = {}
         position = after_position
         count = 0
-        orders: dict[str, list[StepEnqueued]] = {}
         while position < shard.committed_position:
             records = await self._store.read_shard(number, after_position=position, limit=READ_EVENTS_MAX)
             if not records:
                 break
             position = records[-1].position
-            if records[-1].recorded_at_ms < oldest_ms:
+            too_old = records[-1].recorded_at_ms < oldest_ms
+            if too_old and not dispatch:
                 continue
             await self._learn_prefixes(records, prefixes)
+            ordering: dict[str, list[Event]] = {}
+            for record in records:
+                if self._orders_something(record, prefixes, dispatch):
+                    ordering.setdefault(record.task_id, []).append(decode_event(record.data))
+            # Before the events: once those are out, the next owner looks at nothing of them any more.
+            await self._order_again(number, ordering)
+            if too_old:
+                # The feeds keep nothing of that age; what it orders is still wanted.
+                continue
             self._publisher.publish(number, [self._outgoing(record, prefixes) for record in records])
             count += len(records)
-            for record in records if dispatch else ():
-                if record.type == StepEnqueued.TYPE:
-                    event = decode_event(record.data)
-                    assert isinstance(event, StepEnqueued)
-                    orders.setdefault(record.task_id, []).append(event)
             await self._publisher.room(self._settings.publish_backlog_events_max)
         if count:
             log.info("publishing the tail of a shard", shard=number, events=count, up_to=position)
-        await self._dispatch_tail(number, orders)
 
     async def project_tail(self, shard: int) -> None:
         """Bring the projections up to the ledger's head."""
@@ -129,38 +140,63 @@ class TakeOver:
 
     # -- pieces ----------------------------------------------------------------------------------
 
-    async def _dispatch_tail(self, shard: int, orders: dict[str, list[StepEnqueued]]) -> None:
-        stream_ids = list(orders)
+    def _orders_something(self, record: EventRecord, prefixes: dict[str, _Address], dispatch: bool) -> bool:
+        if record.type in OPENING:
+            return dispatch
+        if record.type == ChildCancelRequested.TYPE:
+            return True
+        address = prefixes.get(record.task_id)
+        return record.type in _SAID_TO_PARENTS and address is not None and address.is_child
+
+    async def _order_again(self, shard: int, ordering: dict[str, list[Event]]) -> None:
+        """Send what these events order, as far as it still holds."""
+        stream_ids = list(ordering)
         for start in range(0, len(stream_ids), 500):
-            some = stream_ids[start : start + 500]
-            messages: list[DispatchMessage] = []
-            for stream_id, actor in (await self._loader.load(some)).items():
+            messages: list[Order] = []
+            for stream_id, actor in (await self._loader.load(stream_ids[start : start + 500])).items():
                 if not isinstance(actor, TaskActor):
                     continue
-                for event in orders[stream_id]:
-                    message = dispatch_message(actor, event.step_name, event.attempt, event.lease_token)
-                    if message is not None:
-                        messages.append(message)
+                for event in ordering[stream_id]:
+                    order = order_of(actor, event, self._loader.shard_of)
+                    if order is not None:
+                        messages.append(order)
             self._publisher.dispatch_again(shard, messages)
 
     async def _dispatch_open_tries(self, shard: int) -> None:
         stream_ids = await self._store.unfinished_tasks(shard)
         count = 0
         for start in range(0, len(stream_ids), 500):
-            messages: list[DispatchMessage] = []
+            messages: list[Order] = []
             for actor in (await self._loader.load(stream_ids[start : start + 500])).values():
                 if not isinstance(actor, TaskActor):
                     continue
-                plan = actor.state.the_plan
-                for number, step in enumerate(actor.state.steps):
+                state = actor.state
+                for number, step in enumerate(state.steps):
                     if step.status in ACTIVE:
-                        name = plan.steps[number].name
-                        message = dispatch_message(actor, name, step.attempt, step.lease_token)
+                        name = state.name_of(number)
+                        message = dispatch_order(actor, name, step.attempt, step.lease_token)
                         if message is not None:
                             messages.append(message)
+                if any(step.status == "waiting_for_child" for step in state.steps):
+                    messages += await self._child_orders(actor)
             count += len(messages)
             self._publisher.dispatch_again(shard, messages)
         log.info("dispatched every open try again", shard=shard, tasks=len(stream_ids), tries=count)
+
+    async def _child_orders(self, actor: TaskActor) -> list[Order]:
+        """The orders to start the children that a task waits for; they stand in its events only."""
+        messages: list[Order] = []
+        version = 1
+        while records := await self._store.read_stream(
+            actor.state.task_id, from_version=version, limit=READ_EVENTS_MAX
+        ):
+            version = records[-1].version + 1
+            for record in records:
+                if record.type == ChildRequested.TYPE:
+                    order = order_of(actor, decode_event(record.data), self._loader.shard_of)
+                    if order is not None:
+                        messages.append(order)
+        return messages
 
     async def _learn_prefixes(self, records: list[EventRecord], prefixes: dict[str, _Address]) -> None:
         """Find the signal feed's prefix of every stream among the records."""
@@ -174,6 +210,7 @@ class TakeOver:
                 prefixes[record.task_id] = _Address(
                     subjects.event(event.template.namespace, event.template.name, record.task_id, ""),
                     event.traceparent,
+                    event.parent is not None,
                 )
             elif record.task_id not in prefixes:
                 unknown[record.task_id] = None
@@ -181,8 +218,12 @@ class TakeOver:
         if missing:
             for stream_id, actor in (await self._loader.load(missing)).items():
                 if not isinstance(actor, Unloadable):
-                    traceparent = actor.state.traceparent if isinstance(actor, TaskActor) else None
-                    prefixes[stream_id] = _Address(actor.event_prefix, traceparent)
+                    task = actor.state if isinstance(actor, TaskActor) else None
+                    prefixes[stream_id] = _Address(
+                        actor.event_prefix,
+                        None if task is None else task.traceparent,
+                        task is not None and task.parent is not None,
+                    )
 
     def _outgoing(self, record: EventRecord, prefixes: dict[str, _Address]) -> Outgoing:
         address = prefixes.get(record.task_id)

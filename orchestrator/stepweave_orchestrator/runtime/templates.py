@@ -48,6 +48,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= VIOLATION_CHARS_MAX else text[: VIOLATION_CHARS_MAX - 1] + "…"
 
 
+def violations_text(violations: list[dict[str, str]]) -> str:
+    """The first few violations in one sentence."""
+    return "; ".join(f"{each['pointer'] or '/'}: {each['message']}" for each in violations[:5])
+
+
 class Version:
     """One template version, compiled."""
 
@@ -59,21 +64,35 @@ class Version:
         self.queues: frozenset[str] = frozenset(step.queue for step in self.plan.steps)
         schema = self.canonical.get("input_schema")
         self._validator = None if schema is None else jsonschema_rs.validator_for(schema, retriever=_refuse)
+        #: For each step that waits for a signal what its payload has to fit.
+        self._payloads: dict[str, Any] = {}
+        for step in self.canonical["steps"]:
+            signal = step.get("wait_for_signal")
+            if signal is not None and "payload_schema" in signal:
+                validator = jsonschema_rs.validator_for(signal["payload_schema"], retriever=_refuse)
+                self._payloads[step["name"]] = validator
 
     def violations(self, context: Any) -> list[dict[str, str]]:
         """What of the context does not fit `input_schema`: JSON pointer and message of each violation."""
-        if self._validator is None:
-            return []
-        found: list[dict[str, str]] = []
-        for error in self._validator.iter_errors(context):
-            pointer = "".join(
-                f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in error.instance_path
-            )
-            # The message quotes the value, whatever its size.
-            found.append({"pointer": _cut(pointer), "message": _cut(error.message)})
-            if len(found) >= VIOLATIONS_MAX:
-                break
-        return found
+        return [] if self._validator is None else _violations(self._validator, context)
+
+    def signal_violations(self, step_name: str, payload: Any) -> list[dict[str, str]]:
+        """What of a signal's payload does not fit the `payload_schema` of the step that it is for."""
+        validator = self._payloads.get(step_name)
+        return [] if validator is None else _violations(validator, payload)
+
+
+def _violations(validator: Any, value: Any) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    for error in validator.iter_errors(value):
+        pointer = "".join(
+            f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in error.instance_path
+        )
+        # The message quotes the value, whatever its size.
+        found.append({"pointer": _cut(pointer), "message": _cut(error.message)})
+        if len(found) >= VIOLATIONS_MAX:
+            break
+    return found
 
 
 class TemplateCatalogue:
@@ -134,17 +153,21 @@ class TemplateCatalogue:
 
     async def plan(self, ref: TemplateRef) -> Plan:
         """The plan that a task is pinned to; raises `LookupError` where the ledger does not hold it."""
+        return (await self.pinned(ref)).plan
+
+    async def pinned(self, ref: TemplateRef) -> Version:
+        """The version that a task is pinned to; raises `LookupError` where the ledger does not hold it."""
         known = self._versions.get(ref.hash)
         if known is not None:
             self._versions.move_to_end(ref.hash)
-            return known.plan
+            return known
         for fresh in (False, True):
             if fresh:
                 self.forget(template_stream_id(ref.namespace, ref.name))
             state = await self.versions(ref.namespace, ref.name)
             known_version = None if state is None else state.versions.get(ref.version)
             if state is not None and known_version is not None and known_version.hash == ref.hash:
-                return self._version(state, ref.version).plan
+                return self._version(state, ref.version)
         raise LookupError(
             f"template {ref.namespace}/{ref.name}:{ref.version} ({ref.hash}) is not in the ledger"
         )

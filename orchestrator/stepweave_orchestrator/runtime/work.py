@@ -22,6 +22,10 @@ class Unstorable(Exception):
     """The store refuses the content of the command's events."""
 
 
+class Faulty(Exception):
+    """A fault of the orchestrator keeps the command from being carried out; its log says which."""
+
+
 class Query:
     """A question to an actor, answered from committed state: `answer(actor)` runs in turn."""
 

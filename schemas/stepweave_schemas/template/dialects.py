@@ -99,10 +99,16 @@ CIRCUIT_BREAKER: Final = Shape(
 )
 BATCH_CONFIG: Final = Shape(
     "batch_config",
-    _keys("worker_template", "batch_size", "parallelism", "cursor_field", "checkpoint_interval"),
+    _keys("worker_template", "batch_size", "parallelism", "cursor_field", "checkpoint_interval")
+    | _keys("failure_strategy"),
 )
-BATCH_OVERRIDE: Final = Shape("batch_config", _keys("batch_size", "parallelism", "checkpoint_interval"))
-SIGNAL: Final = Shape("wait_for_signal", _keys("name", "timeout_seconds"))
+BATCH_OVERRIDE: Final = Shape(
+    "batch_config", _keys("batch_size", "parallelism", "checkpoint_interval", "failure_strategy")
+)
+SIGNAL: Final = Shape(
+    "wait_for_signal",
+    _keys("name", "timeout_seconds", "default") | {"payload_schema": Key(("payload_schema",), Form.SCHEMA)},
+)
 CHILD_TASK: Final = Shape(
     "child_task",
     _keys("name", "namespace", "context", "parent_close") | _keys("version", form=Form.VERSION),

@@ -11,7 +11,7 @@ from typing import Final
 from .folding import fold, more
 from .graph import layers_of, parents_of
 from .layout import Spot, lay_out
-from .model import TaskTemplate
+from .model import StepTemplate, TaskTemplate
 
 #: Longest label, in characters.
 _LABEL_CHARS_MAX: Final = 40
@@ -44,7 +44,7 @@ def drawing(template: TaskTemplate, *, width_max: int = 120) -> str:
     Raises `ValueError` where the steps depend on each other in a circle or on steps that do not exist.
     """
     parents = parents_of(template)
-    labels = [_label(step.name, step.type) for step in template.steps]
+    labels = [_label(step) for step in template.steps]
     boxes = fold(labels, parents)
     layers = lay_out(boxes, _SPOTS_MAX) if len(boxes) <= _BOXES_MAX else None
     if layers is None or max(_right(layer) for layer in layers) > width_max:
@@ -56,9 +56,14 @@ def drawing(template: TaskTemplate, *, width_max: int = 120) -> str:
     return "\n".join([title, "", *lines]) + "\n"
 
 
-def _label(name: str, kind: str) -> str:
+def _label(step: StepTemplate) -> str:
+    name = step.name
     shown = name if len(name) <= _LABEL_CHARS_MAX else name[: _LABEL_CHARS_MAX - 1] + "…"
-    return shown if kind == "standard" else f"{shown} ({kind.replace('_', ' ')})"
+    if step.wait_for_signal is not None:
+        return f"{shown} (signal)"
+    if step.child_task is not None:
+        return f"{shown} (child task)"
+    return shown if step.type == "standard" else f"{shown} ({step.type.replace('_', ' ')})"
 
 
 def _right(layer: list[Spot]) -> int:

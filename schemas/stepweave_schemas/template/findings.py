@@ -67,9 +67,10 @@ def _describe(kind: str, detail: Mapping[str, Any], location: Location, path: st
     if kind == "bad_key":
         return "BAD_VALUE", f"the key must be {_PATTERNS[NAME_PATTERN]}", None
     if kind == "missing" and location[-1] in ("handler", "callable"):
-        return _handler_code(location), "no handler is named", "add `handler: NAME`"
+        code = "COMPENSATION_INVALID" if "compensation" in location else "EMPTY_CALLABLE"
+        return code, "no handler is named", "add `handler: NAME`"
     if kind == "empty_callable":
-        return _handler_code(location), detail["msg"], "give the name that workers register the handler with"
+        return "EMPTY_CALLABLE", detail["msg"], "give the name that workers register the handler with"
     if kind == "missing":
         return "BAD_VALUE", f"{location[-1]!r} is missing", None
     expected = _EXPECTED.get(kind)
@@ -83,10 +84,6 @@ def _describe(kind: str, detail: Mapping[str, Any], location: Location, path: st
         f"{about} must be {expected(detail.get('ctx', {}))}; found {_shown(value)}",
         lambda: _hint(kind, value, detail),
     )
-
-
-def _handler_code(location: Location) -> str:
-    return "COMPENSATION_INVALID" if "compensation" in location else "EMPTY_CALLABLE"
 
 
 def _hint(kind: str, value: object, detail: Mapping[str, Any]) -> str | None:

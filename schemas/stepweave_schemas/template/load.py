@@ -13,7 +13,7 @@ from .model import TaskTemplate
 from .problems import Problem, ProblemList, TemplateError
 from .reading import Reading
 from .rules import complete_handlers, note_broken_rules
-from .schema_check import note_bad_schemas
+from .schema_check import note_bad_schemas, note_unfit_defaults
 from .yaml_lines import TEMPLATE_BYTES_MAX, parse
 
 #: Files that a folder of templates is made of.
@@ -101,6 +101,7 @@ def _check(text: str | bytes, problems: ProblemList, environment: str | None) ->
     template = _model(reading.data, reading)
     note_broken_rules(reading)
     note_bad_schemas(reading.schemas, problems)
+    note_unfit_defaults(reading)
     if template is None or problems.has_errors:
         return None
     if environment is not None:

@@ -43,6 +43,7 @@ StepType = Literal["standard", "decision", "deferred_convergence", "batchable", 
 Backoff = Literal["none", "fixed", "linear", "exponential", "fibonacci"]
 IdentityStrategy = Literal["always_unique", "strict", "caller_provided"]
 OnFailure = Literal["compensate", "block", "fail"]
+FailureStrategy = Literal["isolate", "continue_on_failure", "fail_fast"]
 StalenessAction = Literal["dlq", "alert", "none"]
 JsonObject = dict[str, JsonValue]
 
@@ -120,6 +121,8 @@ class BatchConfig(Model):
     """The field that orders the items."""
     checkpoint_interval: Count | None = None
     """Items between two checkpoints."""
+    failure_strategy: FailureStrategy = "isolate"
+    """What a batch that failed for good means for the others, and for what depends on them."""
 
 
 class CircuitBreaker(Model):
@@ -180,6 +183,10 @@ class SignalWait(Model):
     """The signal's name."""
     timeout_seconds: Seconds | None = None
     """How long the step waits, in seconds; absent: for ever."""
+    default: JsonValue = None
+    """The step's result where no signal comes in time; absent (or null): the step fails then."""
+    payload_schema: JsonObject | None = None
+    """JSON Schema of the payload; a signal that does not fit is refused."""
 
 
 class ChildTask(Model):
@@ -192,7 +199,7 @@ class ChildTask(Model):
     version: SemanticVersion | None = None
     """The template's version; absent: the highest."""
     context: JsonObject = {}
-    """The child's context."""
+    """The child's context; `${context.KEY}` and `${steps.STEP.KEY}` stand for values of this task."""
     parent_close: Literal["cancel", "abandon"] = "cancel"
     """What happens to the child when the parent is cancelled."""
 
@@ -289,6 +296,7 @@ class BatchOverride(Model):
     batch_size: Count | None = None
     parallelism: Count | None = None
     checkpoint_interval: Count | None = None
+    failure_strategy: FailureStrategy | None = None
 
 
 class StepOverride(Model):

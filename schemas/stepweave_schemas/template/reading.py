@@ -7,6 +7,7 @@ rules find wrong later can name the line and the key as the user wrote it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from .dialects import FLAG_WORDS, STEP_TYPE_WORDS, TEMPLATE, Form, Key, Shape
@@ -31,6 +32,21 @@ class SchemaText(NamedTuple):
     node: Node
 
 
+def place_inside(place: Place, node: Node | None, way: Iterable[str | int]) -> Place:
+    """The place of a value inside the one at `place`, its line as near as the document goes."""
+    path, line = place
+    for part in way:
+        if isinstance(node, Mapping) and part in node.entries:
+            line, node = node.entries[str(part)]
+        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+            line = node.line
+        else:
+            node = None
+        path = f"{path}[{part}]" if isinstance(part, int) else path_of_key(path, part)
+    return Place(path, line)
+
+
 class _Skip:
     """The value is unusable (and reported) or absent."""
 
@@ -47,6 +63,8 @@ class Reading:
         self.spoiled: set[Location] = set()
         self.schemas: list[SchemaText] = []
         self._places: dict[Location, Place] = {(): Place("", root.line)}
+        #: Values that are the user's own, whatever is in them.
+        self._free: dict[Location, Node] = {}
         value = self._shape(TEMPLATE, root, (), "")
         #: `None` where the document is no mapping at all.
         self.data: dict[str, Any] | None = None if isinstance(value, _Skip) else value
@@ -56,10 +74,7 @@ class Reading:
         for length in range(len(location), -1, -1):
             place = self._places.get(location[:length])
             if place is not None:
-                path = place.path
-                for part in location[length:]:
-                    path = f"{path}[{part}]" if isinstance(part, int) else path_of_key(path, part)
-                return Place(path, place.line)
+                return place_inside(place, self._free.get(location[:length]), location[length:])
         raise AssertionError("the document itself has a place")
 
     def is_spoiled(self, location: Location) -> bool:
@@ -149,6 +164,7 @@ class Reading:
                 self.schemas.append(SchemaText(Place(path, node.line), node))
                 return plain(node)
         if not isinstance(node, Scalar):
+            self._free[location] = node
             return plain(node)
         match key.form:
             case Form.FLAG:

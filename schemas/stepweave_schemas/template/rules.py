@@ -6,13 +6,16 @@ one check finds everything.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from .graph import cycles_of, dependents_of
+from stepweave_schemas.child_context import parse_reference, texts_in
+
+from .graph import cycles_of, dependents_of, order_of
 from .model import ALL_STEPS, CHILD_TASK_HANDLER, SIGNAL_HANDLER
 from .problems import did_you_mean, excerpt
 from .reading import Location, Reading
@@ -22,6 +25,15 @@ _SUGGESTIONS_MAX: Final = 50
 _COMPARED_MAX: Final = 2_000
 #: Steps of a cycle that a message names.
 _CYCLE_STEPS_SHOWN: Final = 20
+#: Decisions directly before one step that are looked at for joined branches.
+_DECISIONS_COMPARED_MAX: Final = 20
+#: How the names of a worker step's batches end, after `_`.
+_BATCH_NUMBER: Final = re.compile(r"00[1-9]|0[1-9][0-9]|[1-9][0-9]{2,}")
+#: Keys of a step that say nothing where no handler of its own runs.
+_IGNORED_BY_WAIT: Final = {
+    "wait_for_signal": ("timeout_seconds", "retry", "queue"),
+    "child_task": ("queue",),
+}
 
 
 @dataclass(slots=True)
@@ -65,8 +77,10 @@ class _Rules:
         self._orphans(parents)
         dependents = dependents_of(parents)
         self._decisions(dependents)
+        self._joins(parents)
         self._batches(parents, dependents)
         self._waiting_steps()
+        self._child_contexts(parents)
         self._compensations()
         self._environments()
 
@@ -194,21 +208,84 @@ class _Rules:
                     warning=True,
                 )
 
+    def _joins(self, parents: list[list[int]]) -> None:
+        """Warn about steps that run only where a decision takes several of its branches at once."""
+        decisions: list[list[int]] = []
+        for step, own in zip(self._steps, parents, strict=True):
+            is_branch = step.type not in ("deferred_convergence", "batch_worker")
+            above = [parent for parent in own if self._steps[parent].type == "decision"] if is_branch else []
+            decisions.append(above[:_DECISIONS_COMPARED_MAX])
+        #: For each step that exists only with one certain branch: that branch.
+        branch_of: dict[int, int] = {}
+        for number in order_of(parents):
+            own = parents[number]
+            if self._steps[number].type == "deferred_convergence":
+                continue
+            joined = list(dict.fromkeys(branch_of[parent] for parent in own if parent in branch_of))
+            self._note_join(number, joined, decisions, own)
+            if decisions[number]:
+                branch_of[number] = number
+            elif len(joined) == 1:
+                branch_of[number] = joined[0]
+
+    def _note_join(
+        self, number: int, joined: list[int], decisions: list[list[int]], parents: list[int]
+    ) -> None:
+        taken: dict[int, int] = {}
+        for branch in joined:
+            for decision in decisions[branch]:
+                other = taken.setdefault(decision, branch)
+                # A step behind the decision itself is one more branch, and waits for those that exist.
+                if other != branch and decision not in parents:
+                    names = [excerpt(self._steps[each].name) for each in (other, branch, decision)]
+                    self._note(
+                        "DECISION_TARGET_INVALID",
+                        f"it needs {names[0]} and {names[1]}, so it runs only where {names[2]} takes both branches",
+                        ("steps", self._steps[number].number, "dependencies"),
+                        warning=True,
+                        hint="add `type: deferred_convergence` to wait for those that are taken",
+                    )
+                    return
+
     def _batches(self, parents: list[list[int]], dependents: list[list[int]]) -> None:
         for position, step in enumerate(self._steps):
             if step.type == "batchable":
                 self._batchable(step, [self._steps[number] for number in dependents[position]])
                 continue
-            if step.type == "batch_worker" and not any(
-                self._steps[number].type == "batchable" for number in parents[position]
-            ):
-                self._note(
-                    "BATCH_WORKER_MISSING",
-                    "a batch worker depends on the batchable step whose batches it runs; this one does not",
-                    ("steps", step.number),
-                )
+            if step.type == "batch_worker":
+                before = [self._steps[number] for number in parents[position]]
+                self._batch_worker(step, [each.name for each in before if each.type == "batchable"])
+            self._batch_name(step)
             if "batch_config" in step.data:
                 self._only_batchable(step, ("steps", step.number, "batch_config"))
+
+    def _batch_worker(self, step: _Step, batchables: list[str]) -> None:
+        if not batchables:
+            self._note(
+                "BATCH_WORKER_MISSING",
+                "a batch worker depends on the batchable step whose batches it runs; this one does not",
+                ("steps", step.number),
+            )
+        elif len(batchables) > 1:
+            self._note(
+                "BAD_VALUE",
+                f"a batch worker runs the batches of one batchable step; this one depends on {len(batchables)}: "
+                f"{excerpt(batchables[0])}, {excerpt(batchables[1])}{' …' if len(batchables) > 2 else ''}",
+                ("steps", step.number, "dependencies"),
+                hint="give each batchable step a worker step of its own",
+            )
+
+    def _batch_name(self, step: _Step) -> None:
+        """Steps `{worker}_001` … are made while a task runs: no step of the template is called so."""
+        name, _, number = step.name.rpartition("_")
+        worker = self._by_name.get(name)
+        if worker is not None and worker.type == "batch_worker" and _BATCH_NUMBER.fullmatch(number):
+            self._note(
+                "DUPLICATE_STEP_NAME",
+                f"{excerpt(step.name)} is what a batch of {excerpt(name)} is called",
+                ("steps", step.number, "name"),
+                hint="give it a name that does not end in a number",
+            )
 
     def _only_batchable(self, step: _Step, location: Location) -> None:
         if step.type != "batchable":
@@ -264,6 +341,97 @@ class _Rules:
                     warning=True,
                     hint="take the handler out",
                 )
+            if waits:
+                self._ignored(step, step.data, ("steps", step.number), _IGNORED_BY_WAIT[waits[0]])
+            signal = step.data.get("wait_for_signal")
+            if isinstance(signal, dict) and "default" in signal and "timeout_seconds" not in signal:
+                self._note(
+                    "IGNORED_KEY",
+                    "'default' means nothing without timeout_seconds: the step waits for ever",
+                    ("steps", step.number, "wait_for_signal", "default"),
+                    warning=True,
+                    hint="give `wait_for_signal.timeout_seconds`, or take the default out",
+                )
+
+    def _ignored(self, step: _Step, given: dict[str, Any], location: Location, keys: Iterable[str]) -> None:
+        """Warn about keys, here or in an environment, that mean nothing for a step that runs no handler."""
+        wait = "wait_for_signal" if "wait_for_signal" in step.data else "child_task"
+        for key in keys:
+            # The step's compensation runs in its queue.
+            if key not in given or (key == "queue" and "compensation" in step.data):
+                continue
+            own = key == "timeout_seconds" and "timeout_seconds" not in step.data[wait]
+            hint = "give `wait_for_signal.timeout_seconds` instead" if own else "take it out"
+            self._note(
+                "IGNORED_KEY",
+                f"{key!r} means nothing for a step with {wait}",
+                (*location, key),
+                warning=True,
+                hint=hint,
+            )
+
+    def _child_contexts(self, parents: list[list[int]]) -> None:
+        """The references in the contexts of child tasks: well formed, and to steps that come before."""
+        found: list[tuple[int, Location, str]] = []
+        for position, step in enumerate(self._steps):
+            child = step.data.get("child_task")
+            context = child.get("context") if isinstance(child, dict) else None
+            for way, text in texts_in(context):
+                location = ("steps", step.number, "child_task", "context", *way)
+                name = self._referred(text, location)
+                if name is not None:
+                    found.append((position, location, name))
+        bits = {name: 1 << number for number, name in enumerate(dict.fromkeys(name for _, _, name in found))}
+        #: For each step, as bits: which of the steps referred to come before it.
+        before: dict[int, int] = {}
+        for number in order_of(parents) if found else []:
+            before[number] = 0
+            for parent in parents[number]:
+                before[number] |= before[parent] | bits.get(self._steps[parent].name, 0)
+        for position, location, name in found:
+            if position in before and not before[position] & bits[name]:
+                own = name == self._steps[position].name
+                self._note(
+                    "MISSING_DEP_REF",
+                    "a step cannot refer to its own result"
+                    if own
+                    else f"{excerpt(name)} does not come before this step, so there may be no result yet",
+                    location,
+                    hint=None if own else f"add {excerpt(name)} to the dependencies of this step",
+                )
+
+    def _referred(self, text: str, location: Location) -> str | None:
+        """The step that a text refers to, if it is a reference to one."""
+        try:
+            reference = parse_reference(text)
+        except ValueError as error:
+            self._note(
+                "BAD_VALUE",
+                f"{excerpt(text)} is no reference: {error}",
+                location,
+                hint="such as ${context.order.id} or ${steps.charge.amount}",
+            )
+            return None
+        if reference is None or reference.source == "context":
+            return None
+        named = reference.step_and_path(self._by_name)
+        if named is None:
+            self._note(
+                "MISSING_DEP_REF",
+                f"{excerpt(text)} names no step of this template",
+                location,
+                hint=partial(self._suggest, reference.parts[0]),
+            )
+            return None
+        if self._by_name[named[0]].type == "batch_worker":
+            self._note(
+                "MISSING_DEP_REF",
+                f"{excerpt(named[0])} is run once for each batch and has no result of its own",
+                location,
+                hint="refer to a step that brings the batches together",
+            )
+            return None
+        return named[0]
 
     def _compensations(self) -> None:
         if any("compensation" in step.data for step in self._steps):
@@ -293,10 +461,17 @@ class _Rules:
                         ("environments", environment, "steps", number, "name"),
                         hint=partial(self._suggest, name),
                     )
-                elif isinstance(name, str) and name != ALL_STEPS and "batch_config" in change:
-                    self._only_batchable(
-                        self._by_name[name], ("environments", environment, "steps", number, "batch_config")
-                    )
+                elif isinstance(name, str) and name != ALL_STEPS:
+                    self._change(self._by_name[name], change, ("environments", environment, "steps", number))
+
+    def _change(self, step: _Step, change: dict[str, Any], location: Location) -> None:
+        """What an environment changes of one step."""
+        if "batch_config" in change:
+            self._only_batchable(step, (*location, "batch_config"))
+        for wait, keys in _IGNORED_BY_WAIT.items():
+            if wait in step.data:
+                self._ignored(step, change, location, (*keys, "handler"))
+                break
 
 
 def _step(number: int, data: dict[str, Any]) -> _Step:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 from .problems import ProblemList, excerpt
-from .reading import Place, SchemaText
-from .tree import Mapping, Node, Sequence, path_of_key, plain
+from .reading import Reading, SchemaText, place_inside
+from .tree import Mapping, Node, plain
 
 jsonschema_rs: Any
 try:
@@ -24,6 +25,10 @@ except ImportError:  # the base install
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+#: Longest message of the validator that is passed on, in characters.
+_MESSAGE_CHARS_MAX: Final = 300
+#: Places of one default that are listed where they do not fit.
+_MISFITS_MAX: Final = 20
 _HINT: Final = "see json-schema.org for what this keyword takes"
 
 #: Keywords by the kind of their value.
@@ -46,28 +51,36 @@ def note_bad_schemas(schemas: list[SchemaText], problems: ProblemList) -> None:
         if isinstance(schema.node, Mapping):
             faults = _structure(schema.node) if jsonschema_rs is None else _compiled(schema.node)
             for path, message in faults:
-                place = _place(schema, path)
+                place = place_inside(schema.place, schema.node, path)
                 problems.add("SCHEMA_INVALID", message, path=place.path, line=place.line, hint=_HINT)
+
+
+def note_unfit_defaults(reading: Reading) -> None:
+    """Add a `BAD_VALUE` problem for each default of a signal that does not fit the signal's own schema.
+
+    Only where `jsonschema_rs` is there, and only for schemas that are sound (the others were reported).
+    """
+    steps = None if jsonschema_rs is None or reading.data is None else reading.data.get("steps")
+    for number, step in enumerate(steps if isinstance(steps, list) else []):
+        signal = step.get("wait_for_signal")
+        if not isinstance(signal, dict) or "default" not in signal or "payload_schema" not in signal:
+            continue
+        try:
+            validator = jsonschema_rs.validator_for(signal["payload_schema"], retriever=_refuse)
+        except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
+            continue
+        for error in itertools.islice(validator.iter_errors(signal["default"]), _MISFITS_MAX):
+            place = reading.place(("steps", number, "wait_for_signal", "default", *error.instance_path))
+            reading.problems.add(
+                "BAD_VALUE",
+                f"the default does not fit payload_schema: {_cut(error.message)}",
+                path=place.path,
+                line=place.line,
+            )
 
 
 #: The way to a fault inside a schema, and what is wrong.
 Fault = tuple[list[str | int], str]
-
-
-def _place(schema: SchemaText, path: list[str | int]) -> Place:
-    """The place of a value inside a schema, as near as its document goes."""
-    where, line = schema.place
-    node: Node | None = schema.node
-    for part in path:
-        if isinstance(node, Mapping) and part in node.entries:
-            line, node = node.entries[str(part)]
-        elif isinstance(node, Sequence) and isinstance(part, int) and part < len(node.items):
-            node = node.items[part]
-            line = node.line
-        else:
-            node = None
-        where = f"{where}[{part}]" if isinstance(part, int) else path_of_key(where, part)
-    return Place(where, line)
 
 
 # -- with jsonschema_rs --------------------------------------------------------------------------
@@ -102,7 +115,12 @@ def _fault(error: Any) -> Fault:
     message: str = error.message
     if path and path[-1] == "type" and "anyOf" in message:
         message = f"{message.split(' is not ')[0]} is no type; the types are {', '.join(sorted(_TYPES))}"
-    return path, message if len(message) <= 300 else message[:299] + "…"
+    return path, _cut(message)
+
+
+def _cut(message: str) -> str:
+    """A message of the validator, which quotes the value, whatever its size."""
+    return message if len(message) <= _MESSAGE_CHARS_MAX else message[: _MESSAGE_CHARS_MAX - 1] + "…"
 
 
 # -- without -------------------------------------------------------------------------------------

@@ -78,10 +78,9 @@ def test_validate(stepweave: Type, tmp_path: Path) -> None:
     ("text", "code", "path"),
     [
         (
-            GOOD.replace("name: b", "name: b, type: decision")
-            + "  - {name: c, handler: h, dependencies: [b]}\n",
+            GOOD.replace("name: b", "name: b, circuit_breaker: {}"),
             "NOT_SUPPORTED",
-            "steps[1].type",
+            "steps[1].circuit_breaker",
         ),
         (GOOD.replace("shop", "_system"), "BAD_VALUE", "namespace"),
     ],

@@ -1,4 +1,4 @@
-"""What a task is created with."""
+"""What is sent to a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stepweave_orchestrator.cli.errors import CommandError, ExitCode
-from stepweave_orchestrator.cli.task_input import context_of, moment_of
+from stepweave_orchestrator.cli.task_input import context_of, moment_of, payload_of
 from stepweave_orchestrator.cli.template import parse_reference
 
 
@@ -56,6 +56,46 @@ def test_bad_context(text: str | None, settings: list[str], code: ExitCode) -> N
     with pytest.raises(CommandError) as refused:
         context_of(text, settings)
     assert refused.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "payload"),
+    [
+        (None, [], None),
+        ("null", [], None),
+        ("true", [], True),
+        ('"yes"', [], "yes"),
+        ("[1, 2]", [], [1, 2]),
+        (None, ["approved=true", "by.name=Ada"], {"approved": True, "by": {"name": "Ada"}}),
+        ('{"a": 1}', ["b=2"], {"a": 1, "b": 2}),
+    ],
+)
+def test_payload(text: str | None, settings: list[str], payload: Any) -> None:
+    assert payload_of(text, settings) == payload
+
+
+def test_payload_from_a_file_and_from_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.json").write_text("[7]", "utf-8")
+    assert payload_of(f"@{tmp_path / 'p.json'}", []) == [7]
+    monkeypatch.setattr("sys.stdin", io.StringIO("7"))
+    assert payload_of("-", []) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "code", "message"),
+    [
+        ("approved", [], ExitCode.USAGE, "--payload is not JSON"),
+        ("@nowhere.json", [], ExitCode.NOT_FOUND, "--payload: there is no file nowhere.json"),
+        ("[1]", ["a=1"], ExitCode.USAGE, "--set puts values into an object, this is list"),
+        (None, ["novalue"], ExitCode.USAGE, "write key=value"),
+        ('{"a": 1}', ["a.b=2"], ExitCode.USAGE, "'a' is not an object in this payload"),
+    ],
+)
+def test_bad_payload(text: str | None, settings: list[str], code: ExitCode, message: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        payload_of(text, settings)
+    assert refused.value.code is code
+    assert message in str(refused.value)
 
 
 def test_moments() -> None:

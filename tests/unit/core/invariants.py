@@ -4,47 +4,165 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stepweave_orchestrator.core.state import ACTIVE, StepState, TaskState
+from stepweave_orchestrator.core.state import ACTIVE, HIDDEN, MET, OPEN, SUSPENDED, StepState, TaskState
+
+#: A begun batch worker in one of these has not ended.
+_UNDER_WAY = OPEN | {"waiting_for_retry"}
 
 
 def check_state(state: TaskState) -> None:
-    """Compare every counter and index of the state with what a full scan of its steps says."""
+    """Compare every counter and index of the state with what a full scan of its steps says.
+
+    For the state after all events of one decision; `check_counters` may be asked in between.
+    """
+    check_counters(state)
     plan = state.the_plan
-    steps = dict(zip((spec.name for spec in plan.steps), state.steps, strict=True))
+    steps = {state.name_of(number): step for number, step in enumerate(state.steps)}
+    assert len(steps) == len(state.steps), "two steps have the same name"
 
     def named(*statuses: str) -> list[str]:
         return [name for name, step in steps.items() if step.status in statuses]
 
-    assert state.done_count == len(named("complete"))
-    assert state.active_count == len(named(*ACTIVE))
-    assert state.waiting_count == len(named("waiting_for_retry"))
-    assert sorted(plan.steps[number].name for number in state.failed) == sorted(named("error"))
-    for spec in plan.steps:
-        step = steps[spec.name]
-        assert step.unmet == sum(steps[name].status != "complete" for name in set(spec.dependencies))
+    for number, spec in enumerate(plan.steps):
+        step = state.steps[number]
+        unmet = [parent for parent in plan.parents[number] if not _is_met(state, parent)]
+        assert step.unmet == len(unmet), f"{spec.name} waits for {unmet}, and says {step.unmet}"
         assert step.attempt <= (spec.retry.max_attempts if spec.retry.retryable else 1)
-        _check_step(spec.name, step)
+    for number, (name, step) in enumerate(steps.items()):
+        assert state.number_of(name) == number
+        _check_step(name, step)
+    _check_existence(state)
+    _check_batches(state)
+    _check_saga(state)
+    for kept in state.mailbox:
+        waiting = [slot for slot in plan.signal_steps[kept.signal] if _waits_for_signal(state, slot)]
+        assert not waiting, f"{kept.signal} is kept although a step waits for it"
     assert state.next_wake_ms() == _next_wake_ms(state), "the next wake-up is another one"
-    assert len(state.due) <= 2 * len(named("waiting_for_retry", *ACTIVE)) + 17, "outdated wake-ups pile up"
+    waiting_count = len(named("waiting_for_retry", *ACTIVE, *SUSPENDED))
+    assert len(state.due) <= 2 * waiting_count + 17, "outdated wake-ups pile up"
     _check_task(state, named)
 
 
+def check_counters(state: TaskState) -> None:
+    """What must hold between the events of one decision, too."""
+    statuses = [step.status for step in state.steps]
+    own = [number for number, step in enumerate(state.steps) if step.compensates < 0]
+    broken = [number for number in own if statuses[number] == "error"]
+    tolerated = [number for number in broken if number not in state.failed]
+    assert state.existing_count == sum(statuses[number] not in HIDDEN for number in own)
+    assert state.done_count == sum(statuses[number] in MET for number in own) + len(tolerated)
+    assert state.active_count == sum(status in ACTIVE for status in statuses)
+    assert state.suspended_count == sum(status in SUSPENDED for status in statuses)
+    assert state.waiting_count == statuses.count("waiting_for_retry")
+    assert len(set(state.failed)) == len(state.failed)
+    assert set(state.failed) <= set(broken)
+    for number in tolerated:
+        slot = state.steps[number].made_from
+        assert slot >= 0, f"the failure of {state.name_of(number)} holds nothing up"
+        assert state.the_plan.batch_of(slot).failure_strategy == "continue_on_failure"
+    for slot, batch in state.batches.items():
+        workers = state.steps[batch.first : batch.first + batch.count]
+        assert all(worker.made_from == slot for worker in workers)
+        assert batch.begun == sum(worker.attempt > 0 for worker in workers)
+        assert batch.running == sum(worker.status in _UNDER_WAY for worker in workers)
+        assert batch.succeeded == sum(worker.status in MET for worker in workers)
+        assert batch.failed == sum(worker.status == "error" for worker in workers)
+
+
+def _is_met(state: TaskState, slot: int) -> bool:
+    """Whether nothing waits for this step of the plan any more."""
+    batch = state.batches.get(slot)
+    if batch is None:
+        return state.steps[slot].status in MET | {"excluded"}
+    if batch.succeeded + batch.failed < batch.count or not batch.succeeded:
+        return False
+    return not batch.failed or state.the_plan.batch_of(slot).failure_strategy == "continue_on_failure"
+
+
+def _waits_for_signal(state: TaskState, slot: int) -> bool:
+    return state.steps[slot].status == "waiting_for_signal"
+
+
 def _check_step(name: str, step: StepState) -> None:
-    assert (step.attempt > 0) == bool(step.lease_token), name
-    if step.status == "pending":
-        assert (step.attempt, step.settled_by, step.due_at_ms) == (0, "", None), name
-    if step.status in ACTIVE:
+    if step.worker_id != "signal" and step.status != "waiting_for_signal":
+        assert not step.lease_token or step.attempt, name
+    if step.status in (*ACTIVE, "waiting_for_child", "waiting_for_retry"):
+        assert step.lease_token, name
+    if step.status in ("pending", "skipped", *HIDDEN):
+        assert (step.attempt, step.settled_by, step.due_at_ms, step.lease_token) == (0, "", None, ""), name
+    if step.status in OPEN:
         assert not step.settled_by, name
-    if step.status not in ("pending", "cancelled"):
+    if step.status not in ("pending", "cancelled", *HIDDEN):
         assert step.unmet == 0, f"{name} ran before its dependencies"
-    if step.status in ("enqueued", "complete", "error", "cancelled"):
+    if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED):
         assert step.due_at_ms is None, f"{name} would be woken for nothing"
     if step.status == "waiting_for_retry":
         assert step.due_at_ms is not None, f"{name} would never be tried again"
     if step.status in ("waiting_for_retry", "error"):
         assert step.fault is not None, name
-    assert (step.result is not None) == (step.status == "complete"), name
+    if step.compensates < 0:
+        done = step.status in MET and step.status != "skipped"
+        assert (step.result is not None) == done, f"{name} is {step.status}; its result is {step.result}"
     assert len(set(step.refused_attempts)) == len(step.refused_attempts), f"{name}: refused twice"
+
+
+def _check_existence(state: TaskState) -> None:
+    """No step is left in the dark once everybody who could say something about it has spoken."""
+    plan = state.the_plan
+    silent = {
+        number
+        for number, spec in enumerate(plan.steps)
+        if spec.type in ("decision", "batchable") and state.steps[number].status not in MET | {"excluded"}
+    }
+    for number, step in enumerate(state.steps[: len(plan.steps)]):
+        if step.status == "absent":
+            assert silent & set(plan.ancestors(number)), f"{plan.steps[number].name} is absent for ever"
+        if step.status == "expanded":
+            assert number in state.batches
+    assert all(state.steps[slot].status == "expanded" for slot in state.batches)
+
+
+def _check_batches(state: TaskState) -> None:
+    for slot, batch in state.batches.items():
+        spec = state.the_plan.batch_of(slot)
+        workers = state.steps[batch.first : batch.first + batch.count]
+        assert spec.parallelism is None or batch.running <= spec.parallelism, "more batches at once than may"
+        if batch.begun:
+            assert state.steps[slot].unmet == 0, "a batch ran before its dependencies"
+        if batch.stopped:
+            assert not [worker for worker in workers if worker.status in ("pending", "waiting_for_retry")]
+        elif not state.is_terminal and state.steps[slot].unmet == 0:
+            pending_count = batch.count - batch.begun
+            assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
+        beginnings = [worker.attempt > 0 for worker in workers]
+        assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
+
+
+def _check_saga(state: TaskState) -> None:
+    running = state.saga
+    if running is None:
+        return
+    plan = state.the_plan
+    made = [number for number, step in enumerate(state.steps) if step.compensates >= 0]
+    assert sorted(number for own in running.members.values() for number in own) == made
+    left = {
+        slot: sum(
+            not state.steps[number].settled_by or state.steps[number].status in _UNDER_WAY for number in own
+        )
+        for slot, own in running.members.items()
+    }
+    assert running.left == left
+    assert running.left_count == sum(left.values())
+    for slot in range(len(plan.steps)):
+        unpassed = [
+            dependent
+            for dependent in plan.dependents[slot]
+            if running.waits[dependent] or running.left.get(dependent)
+        ]
+        assert running.waits[slot] == len(unpassed), f"{plan.steps[slot].name} waits for {unpassed}"
+        for number in running.members.get(slot, ()):
+            began = state.steps[number].attempt > 0
+            assert began == (not unpassed), f"{state.name_of(number)} is out of order"
 
 
 def _next_wake_ms(state: TaskState) -> int | None:
@@ -54,14 +172,17 @@ def _next_wake_ms(state: TaskState) -> int | None:
 
 
 def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
-    open_steps = named("waiting_for_retry", *ACTIVE)
+    open_steps = named("waiting_for_retry", *ACTIVE, *SUSPENDED)
     assert (state.completed_at_ms is not None) == state.is_terminal
     match state.status:
         case "complete":
-            assert len(named("complete")) == len(state.steps)
+            assert not state.failed
+            assert state.done_count == state.existing_count
+            assert not named("absent", "pending", *ACTIVE, *SUSPENDED), "complete, but not all of it"
         case "blocked_by_failures" | "error":
             assert state.failed, "blocked for no reason"
             assert not open_steps, "blocked while something could go on"
+            assert not named("compensating")
         case "cancelled":
             assert not named("pending"), "cancelled, but steps still wait"
             assert not open_steps
@@ -70,5 +191,13 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
         case "waiting_for_retry":
             assert named("waiting_for_retry")
             assert not named(*ACTIVE)
+        case "waiting_for_dependencies":
+            assert named(*SUSPENDED)
+            assert not named("waiting_for_retry", *ACTIVE)
+        case "compensating":
+            assert state.saga is not None
+            assert named("waiting_for_retry", *ACTIVE), "nothing is being undone any more"
         case "pending":
             assert not any(step.attempt for step in state.steps)
+    if state.status in ("complete", "error", "cancelled"):
+        assert not state.mailbox

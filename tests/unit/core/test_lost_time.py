@@ -268,7 +268,7 @@ def test_a_try_that_had_begun_may_be_handed_back_too() -> None:
 def test_only_the_new_token_counts_after_a_release() -> None:
     scenario = begun(one_step()).when(release("a")).then(released("a"), enqueued("a"))
     for outcome in (release, lose, start, succeed, fail):
-        scenario.when(outcome("a", 1, 0)).then_rejected("WRONG_TOKEN")
+        scenario.when(outcome("a", 1, 0)).then_rejected("STALE")
     scenario.when(succeed("a", 1, 1)).then(completed("a"), task_completed())
 
 

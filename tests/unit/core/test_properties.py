@@ -180,6 +180,16 @@ def test_a_task_follows_the_semantics_whatever_happens(
         world.deliver_again(repeated)
 
 
+#: What no step of a plain template brings about; `test_dynamic_properties.py` has the properties of these.
+OF_DYNAMIC_WORKFLOWS = (
+    "batch.",
+    "child.",
+    "compensation.",
+    "decision.",
+    "signal.",
+    "step.checkpointed",
+    "step.skipped",
+)
 #: How often each event type occurred in the examples.
 SEEN: Counter[str] = Counter()
 
@@ -189,5 +199,5 @@ def test_the_examples_reach_every_kind_of_event() -> None:
     if not SEEN:
         test_a_task_follows_the_semantics_whatever_happens()
     of_tasks = {entry.type for entry in CATALOGUE.values() if entry.stream == "task"}
-    assert set(SEEN) == of_tasks
+    assert set(SEEN) == {type for type in of_tasks if not type.startswith(OF_DYNAMIC_WORKFLOWS)}
     assert min(SEEN.values()) >= 20, SEEN

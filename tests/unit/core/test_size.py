@@ -48,7 +48,12 @@ class Run:
         self.request = new_task(plan, **request)
         #: Tries that were given out, the oldest first.
         self.given_out: list[events.StepEnqueued] = []
-        self.last: events.Event = self.request
+        self.history: list[events.Event] = []
+
+    @property
+    def last(self) -> events.Event:
+        """The latest event."""
+        return self.history[-1]
 
     def begin(self) -> None:
         self.perform(CreateTask(self.request))
@@ -58,7 +63,7 @@ class Run:
         assert not isinstance(decision, Rejection), decision
         for event in decision:
             evolve(self.state, event, self.now_ms)
-            self.last = event
+            self.history.append(event)
             if isinstance(event, events.StepEnqueued):
                 self.given_out.append(event)
                 dispatch = build_dispatch(self.state, event.step_name, event.attempt, event.lease_token, "sw")

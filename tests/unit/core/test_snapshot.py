@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.replay.record import STORIES
 
 from stepweave_orchestrator.core import TaskState, evolve
 from stepweave_orchestrator.core.snapshot import decode_snapshot, encode_snapshot
@@ -94,7 +95,12 @@ def without_count(state: TaskState) -> TaskState:
     return msgspec.structs.replace(state, events_since_snapshot=0)
 
 
-@pytest.mark.parametrize("scenario", [a_long_story(), *other_endings()])
+def recorded_stories() -> list[Scenario]:
+    """The histories of `tests/replay`, as today's core plays them."""
+    return [story(made) for _, made, story in STORIES.values()]
+
+
+@pytest.mark.parametrize("scenario", [a_long_story(), *other_endings(), *recorded_stories()])
 def test_a_snapshot_at_every_moment(scenario: Scenario) -> None:
     live = initial(TASK_ID, scenario.plan, CORRELATION_ID)
     for count in range(len(scenario.history) + 1):
@@ -113,11 +119,11 @@ def test_a_snapshot_at_every_moment(scenario: Scenario) -> None:
     assert live == scenario.state
 
 
-def test_the_story_has_every_event_but_the_endings() -> None:
-    told = {type(event) for event, _ in a_long_story().history}
-    ends = {type(event) for scenario in other_endings() for event, _ in scenario.history}
+def test_the_stories_have_every_event() -> None:
+    stories = [a_long_story(), *other_endings(), *recorded_stories()]
+    told = {type(event) for scenario in stories for event, _ in scenario.history}
     system = {events.TemplateRegistered, events.ShardAcquired, events.ShardReleased}
-    assert told | ends | system == set(events.EVENT_TYPES.values())
+    assert told | system == set(events.EVENT_TYPES.values())
 
 
 def test_a_restored_state_shares_nothing_with_the_one_it_was_taken_from() -> None:

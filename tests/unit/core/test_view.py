@@ -11,6 +11,7 @@ from stepweave_orchestrator.core import view
 from stepweave_orchestrator.core.view import task_response
 from stepweave_schemas.api import StepSummary, TaskResponse
 from stepweave_schemas.envelope import timestamp
+from stepweave_schemas.events import ParentLink
 from stepweave_schemas.identity import derived_uuid, step_uuid
 
 from .scenario import (
@@ -18,20 +19,28 @@ from .scenario import (
     T0_MS,
     TASK_ID,
     Scenario,
+    awaited,
     begun,
     blocked,
     cancel,
     cancelled,
+    child_requested,
+    choose,
     completed,
     create,
     created,
+    cut,
+    decline,
     enqueued,
+    entered,
     fail,
     fail_for_good,
     failed,
     given,
     lose,
     retry,
+    save,
+    send,
     start,
     started,
     succeed,
@@ -39,7 +48,7 @@ from .scenario import (
     task_failed,
     wake,
 )
-from .templates import compiled, diamond, one_step
+from .templates import EVERY_SECOND, compiled, diamond, one_step, step
 
 
 def seen(scenario: Scenario, **options: Any) -> TaskResponse:
@@ -245,3 +254,182 @@ def test_no_more_steps_than_fit_are_shown(
     task = seen(begun(diamond()))
     assert [each.name for each in task.steps] == ["a", "b", "c", "d"][:most]
     assert (task.steps_truncated, task.total_steps) == (truncated, 4)
+
+
+# -- workflows that shape themselves ---------------------------------------------------------------
+
+
+def names(scenario: Scenario) -> list[str]:
+    return [each.name for each in seen(scenario).steps]
+
+
+def test_only_steps_that_exist_are_shown_and_counted() -> None:
+    plan = compiled(
+        step("route", type="decision"),
+        "a: route",
+        "b: route",
+        step("join: a b", type="deferred_convergence"),
+        "last: join",
+    )
+    scenario = begun(plan)
+    assert names(scenario) == ["route"]
+    assert counts(scenario) == {"in_progress": 1, "ready": 1, "total": 1}
+    assert seen(scenario).completion_percentage == 0
+    scenario.run(choose("route", "a"))
+    assert names(scenario) == ["route", "a", "join", "last"]
+    assert seen(scenario).completion_percentage == 25
+    join = summary(scenario, "join")
+    assert (join.total_parents, join.completed_parents, join.dependencies_satisfied) == (1, 0, False)
+    scenario.run(succeed("a"))
+    join = summary(scenario, "join")
+    assert (join.total_parents, join.completed_parents, join.dependencies_satisfied) == (1, 1, True)
+    assert summary(scenario, "a").total_parents == 1
+
+
+def test_a_skipped_step_is_done() -> None:
+    plan = compiled(
+        step("route", type="decision"), "a: route", step("join: a", type="deferred_convergence"), "last: join"
+    )
+    scenario = begun(plan).run(decline("route"))
+    assert names(scenario) == ["route", "join", "last"]
+    assert summary(scenario, "join").current_state == "skipped"
+    assert counts(scenario) == {"completed": 2, "in_progress": 1, "ready": 1, "total": 3}
+    assert seen(scenario).completion_percentage == 66.67
+
+
+def batches(count: int, **config: Any) -> Scenario:
+    plan = compiled(
+        "log",
+        step("cut", type="batchable", batch_config=config),
+        step("load: cut", type="batch_worker", retry=EVERY_SECOND),
+        step("merge: load", type="deferred_convergence"),
+    )
+    return begun(plan).run(cut("cut", *range(count)))
+
+
+def test_batches_stand_where_their_template_does() -> None:
+    scenario = batches(3, parallelism=2)
+    assert names(scenario) == ["log", "cut", "load_001", "load_002", "load_003", "merge"]
+    assert counts(scenario) == {"pending": 2, "in_progress": 3, "completed": 1, "ready": 3, "total": 6}
+    load = summary(scenario, "load_003")
+    assert (load.current_state, load.max_attempts, load.total_parents, load.completed_parents) == (
+        "pending",
+        3,
+        1,
+        1,
+    )
+    assert load.workflow_step_uuid == step_uuid(TASK_ID, "load_003")
+    assert summary(scenario, "merge").completed_parents == 0
+
+
+def test_a_failure_that_is_put_up_with() -> None:
+    scenario = batches(2, failure_strategy="continue_on_failure").run(
+        succeed("log"), fail_for_good("load_001")
+    )
+    assert signs(scenario)[0] == "steps_in_process"
+    assert seen(scenario).failed_steps == 1
+    scenario.run(succeed("load_002"))
+    scenario.run(succeed("merge"))
+    assert signs(scenario) == ("complete", "all_complete", None, "healthy")
+    assert seen(scenario).completion_percentage == 100
+
+
+def test_very_many_batches_do_not_make_a_large_answer() -> None:
+    scenario = batches(0)
+    decided = batches(1_500)
+    assert names(scenario) == ["log", "cut", "load_001", "merge"]
+    task = seen(decided)
+    assert (task.total_steps, len(task.steps), task.steps_truncated) == (1_503, 1_000, True)
+
+
+def test_a_failed_batch_is_shown_however_many_there_are() -> None:
+    scenario = batches(1_500).run(fail_for_good("load_1400"))
+    shown = [each.name for each in seen(scenario).steps]
+    assert len(shown) == 1_000 and shown[-1] == "load_1400"
+    assert summary(scenario, "load_1400").current_state == "error"
+
+
+def test_a_step_with_a_checkpoint() -> None:
+    scenario = begun(one_step())
+    assert summary(scenario, "a").items_processed is None
+    scenario.run(save("a", 1, items_processed=40))
+    assert summary(scenario, "a").items_processed == 40
+    assert summary(scenario, "a").attempts == 1
+
+
+def test_a_step_that_waits_for_a_signal() -> None:
+    plan = compiled(
+        step(
+            "wait",
+            handler={"callable": "stepweave:signal"},
+            wait_for_signal={"name": "go", "timeout_seconds": 60.0},
+        ),
+        step("more: wait", handler={"callable": "stepweave:signal"}, wait_for_signal={"name": "more"}),
+    )
+    scenario = entered(plan, awaited("wait", "go"))
+    assert signs(scenario) == (
+        "waiting_for_dependencies",
+        "waiting_for_dependencies",
+        "wait_for_dependencies",
+        "healthy",
+    )
+    wait = summary(scenario, "wait")
+    assert (wait.current_state, wait.waiting_for_signal, wait.attempts) == ("waiting_for_signal", "go", 1)
+    assert wait.next_retry_at is None
+    assert counts(scenario) == {"pending": 1, "in_progress": 1, "total": 2}
+    scenario.run(send("more"))
+    assert seen(scenario).signals_kept == ("more",)
+    scenario.run(send("go", 1, "two"))
+    assert summary(scenario, "wait").waiting_for_signal is None
+    assert seen(scenario).signals_kept == ()
+
+
+def test_a_step_that_waits_for_a_child() -> None:
+    plan = compiled(step("a", handler={"callable": "stepweave:child_task"}, child_task={"name": "other"}))
+    scenario = entered(plan, child_requested("a"))
+    child = summary(scenario, "a")
+    assert child.current_state == "in_progress"
+    assert child.child_task_uuid == derived_uuid("child", step_uuid(TASK_ID, "a"), "1")
+    assert signs(scenario)[0] == "waiting_for_dependencies"
+    assert counts(scenario) == {"in_progress": 1, "total": 1}
+
+
+def test_a_child_shows_its_parent() -> None:
+    link = ParentLink(
+        task_id="parent", step_name="s", step_uuid="u", attempt=1, lease_token="t", result_subject="r"
+    )
+    task = seen(entered(one_step(), enqueued("a"), parent=link, depth=2))
+    assert (task.parent_task_uuid, task.depth) == ("parent", 2)
+    own = seen(begun(one_step()))
+    assert (own.parent_task_uuid, own.depth) == (None, 0)
+
+
+def test_a_task_that_is_undone() -> None:
+    undoable = {"compensation": {"handler": {"callable": "undo"}}}
+    plan = compiled(step("a", **undoable), step("b: a", **undoable), "c: b", "d: c")
+    scenario = begun(plan).run(succeed("a"), succeed("b"), fail_for_good("c"))
+    task = seen(scenario)
+    assert (task.status, task.compensation_status) == ("compensating", "running")
+    assert (task.execution_status, task.recommended_action) == ("processing", "wait_for_completion")
+    assert names(scenario) == ["a", "b", "c", "d"], "compensations are no steps of the workflow"
+    assert [each.current_state for each in task.steps] == ["complete", "compensating", "error", "pending"]
+    assert counts(scenario) == {"pending": 1, "completed": 2, "failed": 1, "total": 4}
+    scenario.run(fail_for_good("compensate:b"))
+    b = summary(scenario, "b")
+    assert (b.requires_manual_cleanup, b.compensation_attempts) == (True, 1)
+    assert b.compensation_error_message == "boom"
+    assert summary(scenario, "a").compensation_error_message is None
+    assert summary(scenario, "c").compensation_attempts is None
+    scenario.run(succeed("compensate:a"))
+    task = seen(scenario)
+    assert (task.status, task.compensation_status, task.health_status) == ("error", "partial", "blocked")
+    assert [each.current_state for each in task.steps] == ["compensated", "complete", "error", "pending"]
+    assert [each.requires_manual_cleanup for each in task.steps] == [False, True, False, False]
+
+
+def test_a_handler_that_is_called_like_a_step() -> None:
+    scenario = begun(compiled("a", "b: a")).run(succeed("a"), fail_for_good("b", compensation_steps=["a"]))
+    scenario.run(fail_for_good("compensate:a"))
+    assert summary(scenario, "a").compensation_attempts is None, "it is b that named it"
+    assert not summary(scenario, "a").requires_manual_cleanup
+    assert summary(scenario, "b").requires_manual_cleanup

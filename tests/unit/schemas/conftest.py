@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stepweave_schemas import api, events, result
-from stepweave_schemas.dispatch import Dispatch
+from stepweave_schemas.dispatch import Dispatch, StepCheckpoint
 from stepweave_schemas.envelope import Envelope, timestamp
 from stepweave_schemas.identity import step_uuid
 
@@ -19,6 +19,15 @@ CONTEXT: Final = msgspec.Raw(b'{"name": "Ada", "tags": [1, null]}')
 _REF = events.TemplateRef(namespace="default", name="greeting", version="1.0.0", hash="sha256:00ff")
 _STEP: Final[dict[str, Any]] = {"step_name": "greet", "step_uuid": STEP_UUID, "attempt": 1}
 _TASK: Final[dict[str, Any]] = {"task_name": "greeting", "namespace": "default"}
+_NAMED: Final[dict[str, Any]] = {"step_name": "greet", "step_uuid": STEP_UUID}
+_PARENT: Final = events.ParentLink(
+    task_id="0198c0de-0000-7000-8000-000000000009",
+    step_name="start_it",
+    step_uuid=step_uuid("0198c0de-0000-7000-8000-000000000009", "start_it"),
+    attempt=1,
+    lease_token="token",
+    result_subject="sw.res.billing.3.0198c0de-0000-7000-8000-000000000009",
+)
 _FAULT: Final[dict[str, Any]] = {"error_type": "handler_error", "error_message": "boom", "worker_id": "w-1"}
 
 EVENTS: Final[list[events.Event]] = [
@@ -34,6 +43,8 @@ EVENTS: Final[list[events.Event]] = [
         parent_correlation_id="parent",
         start_at_ms=1,
         options=msgspec.Raw(b"{}"),
+        parent=_PARENT,
+        depth=1,
     ),
     events.TaskStarted(start_at_ms=1),
     events.TaskBlocked(**_TASK, failed_steps=("greet",), unreachable_steps_count=0, error_message="boom"),
@@ -41,14 +52,78 @@ EVENTS: Final[list[events.Event]] = [
         **_TASK, template_version="1.0.0", context=CONTEXT, steps_completed=4, duration_ms=12
     ),
     events.TaskFailed(**_TASK, context=CONTEXT, failed_steps=("greet",), error_message="", error_code="E"),
+    events.TaskFailed(
+        **_TASK,
+        context=CONTEXT,
+        failed_steps=("greet",),
+        error_message="boom",
+        compensation_status="partial",
+        requires_manual_cleanup=("reserve",),
+    ),
     events.TaskCancelled(**_TASK, reason="no need", cancelled_by="someone", cancelled_steps=("greet",)),
     events.StepEnqueued(**_STEP, lease_token="token"),
     events.StepStarted(**_STEP, worker_id="w-1", started_at_ms=1),
     events.StepCompleted(**_STEP, result=msgspec.Raw(b"[1]"), worker_id="w-1", metadata=msgspec.Raw(b"{}")),
     events.StepRetryScheduled(**_STEP, **_FAULT, delay_ms=0, retry_at_ms=5, delay_source="backoff"),
     events.StepFailed(**_STEP, **_FAULT, **_TASK, failure_reason="permanent", context=CONTEXT),
+    events.StepFailed(
+        **_STEP,
+        **_FAULT,
+        **_TASK,
+        failure_reason="permanent",
+        context=CONTEXT,
+        tolerated=True,
+        compensation_steps=("reserve",),
+    ),
     events.StepReleased(**_STEP, worker_id="w-1"),
     events.StepResultRefused(**_STEP, outcome="success", refusal="stale_attempt", worker_id="w-1"),
+    events.StepCheckpointed(
+        **_STEP,
+        worker_id="w-1",
+        cursor=msgspec.Raw(b"250"),
+        items_processed=250,
+        accumulated_results=CONTEXT,
+    ),
+    events.StepSkipped(**_NAMED, reason="no_branches"),
+    events.DecisionRouted(**_NAMED, chosen=("a",), created=("a", "b")),
+    events.DecisionRouted(
+        **_NAMED, chosen=("a",), created=("a", "b"), excluded=("c",), routing_context=CONTEXT
+    ),
+    events.DecisionDeclined(**_NAMED, reason="nothing to route", excluded=("a", "b")),
+    events.BatchCreated(
+        **_NAMED, worker_template="import", cursors=(msgspec.Raw(b"1"), CONTEXT), created=("merge",)
+    ),
+    events.BatchCreated(**_NAMED, worker_template="import", cursors=(), is_no_op=True, reason="no rows"),
+    events.BatchCompleted(worker_template="import", succeeded_count=2, failed_count=1),
+    events.BatchStopped(worker_template="import", failed_step="import_002", cancelled_count=7),
+    events.SignalAwaited(**_NAMED, signal="approval", attempt=1),
+    events.SignalAwaited(**_NAMED, signal="approval", attempt=1, deadline_at_ms=1_769_860_800_000),
+    events.SignalReceived(signal="approval", signal_id="mail-17", payload=CONTEXT, sent_by="ada"),
+    events.SignalTimedOut(**_NAMED, signal="approval", used_default=True),
+    events.ChildRequested(
+        **_STEP,
+        lease_token="token",
+        child_task_id=TASK_ID,
+        namespace="payments",
+        name="refund",
+        version="1.0.0",
+        context=CONTEXT,
+        depth=1,
+        problems=("${context.x} has no value",),
+    ),
+    events.ChildCancelRequested(**_NAMED, child_task_id=TASK_ID, reason="its parent was cancelled"),
+    events.CompensationStarted(
+        **_TASK,
+        failed_steps=("greet",),
+        error_message="boom",
+        error_code="E",
+        steps=("reserve", "charge"),
+        handlers={"tell_them": "greet"},
+    ),
+    events.CompensationCompleted(
+        **_STEP, compensates="reserve", result=CONTEXT, worker_id="w-1", requires_manual_cleanup=True
+    ),
+    events.CompensationFailed(**_STEP, **_FAULT, compensates="reserve", failure_reason="permanent"),
     events.TemplateRegistered(
         namespace="default", name="greeting", version="1.0.0", hash="sha256:00ff", content=CONTEXT
     ),
@@ -95,6 +170,15 @@ DISPATCHES: Final = [
         dependency_results_complete=False,
         timeout_ms=5_000,
     ),
+    Dispatch(
+        **_ORDER,
+        step_inputs=msgspec.Raw(b'{"cursor":1,"batch_id":"001","batch_count":2,"is_no_op":false}'),
+        checkpoint=StepCheckpoint(
+            cursor=msgspec.Raw(b"250"), items_processed=250, accumulated_results=CONTEXT
+        ),
+        compensates="reserve",
+        compensates_step_uuid=STEP_UUID,
+    ),
 ]
 
 _TRY: Final[dict[str, Any]] = {**_STEP, "task_id": TASK_ID, "lease_token": "token", "worker_id": "w-1"}
@@ -111,7 +195,21 @@ OUTCOMES: Final[list[result.AnyOutcome]] = [
         error_code="E",
         retryable=False,
         retry_after_ms=10,
+        compensation_steps=("reserve",),
     ),
+    result.Decided(**_TRY),
+    result.Decided(**_TRY, create_steps=("a", "b"), result=CONTEXT, metadata=CONTEXT, duration_ms=1),
+    result.Decided(**_TRY, reason="nothing to route"),
+    result.Batches(**_TRY),
+    result.Batches(
+        **_TRY,
+        cursors=(msgspec.Raw(b"1"), msgspec.Raw(b'"2026-01-31"'), CONTEXT),
+        worker_template="import",
+        result=CONTEXT,
+        started_at_ms=1,
+    ),
+    result.Checkpointed(**_TRY),
+    result.Checkpointed(**_TRY, cursor=msgspec.Raw(b"250"), items_processed=250, accumulated_results=CONTEXT),
     result.Released(**_TRY),
     result.Lost(**_TRY, deliveries=2),
 ]
@@ -124,6 +222,12 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     "task.get": [api.GetTask(task_id=TASK_ID)],
     "task.list": [api.ListTasks(), api.ListTasks(status=("complete",), per_page=200)],
     "task.cancel": [api.CancelTask(task_id=TASK_ID, reason="no need")],
+    "task.signal": [
+        api.SignalTask(task_id=TASK_ID, signal="approval"),
+        api.SignalTask(
+            task_id=TASK_ID, signal="approval", payload=CONTEXT, signal_id="mail-17", sent_by="ada"
+        ),
+    ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
     "template.register": [api.RegisterTemplate(content="name: greeting")],
@@ -149,6 +253,10 @@ _SUMMARY = api.StepSummary(
     max_attempts=3,
     backoff_request_seconds=0.5,
     last_attempted_at=None,
+    child_task_uuid=TASK_ID,
+    waiting_for_signal="approval",
+    items_processed=250,
+    requires_manual_cleanup=True,
 )
 _COMMON: Final[dict[str, Any]] = {
     "task_uuid": TASK_ID,
@@ -181,6 +289,10 @@ _TASK_RESPONSE = api.TaskResponse(
     recommended_action=None,
     health_status="healthy",
     stream_version=4,
+    compensation_status="partial",
+    parent_task_uuid=TASK_ID,
+    depth=1,
+    signals_kept=("approval",),
     steps=(_SUMMARY,),
 )
 _TEMPLATE = api.TemplateReply(
@@ -213,6 +325,10 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.get": [_TASK_RESPONSE],
     "task.list": [api.TaskPage(tasks=(api.TaskListItem(**_COMMON),), pagination=_PAGINATION)],
     "task.cancel": [_TASK_RESPONSE],
+    "task.signal": [
+        api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17"),
+        api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17", taken_by="approve", replayed=True),
+    ],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
     "template.register": [_TEMPLATE],

@@ -19,7 +19,7 @@ def test_an_entry_says_what_a_reader_needs(name: str) -> None:
     assert entry.meaning.endswith(".")
     assert entry.emitted_when.endswith(".")
     assert entry.state_change
-    assert entry.stream == ("task" if name.partition(".")[0] in ("task", "step") else "system")
+    assert entry.stream == ("system" if name.partition(".")[0] in ("template", "orchestrator") else "task")
 
 
 def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
@@ -28,6 +28,8 @@ def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
         "step.started",
         "step.released",
         "step.result_refused",
+        "step.checkpointed",
+        "child.cancel_requested",
         "orchestrator.shard_acquired",
         "orchestrator.shard_released",
     }

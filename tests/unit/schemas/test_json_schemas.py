@@ -117,7 +117,8 @@ def test_messages_that_lack_a_field_or_have_a_wrong_one_do_not_validate(name: st
         for field, described in schema["properties"].items():
             if described.keys() <= {"description", "default"}:
                 continue  # any JSON value is right
-            wrong = {**sample, field: [[]]}
+            # An array of any JSON values is the one type that this would be right for.
+            wrong = {**sample, field: "no array" if described.get("items") == {} else [[]]}
             assert not validator.is_valid(wrong), f"{field} has a type"
         closed = name.endswith(".request")
         assert validator.is_valid({**sample, "added_later": 1}) is not closed
@@ -130,6 +131,7 @@ def test_messages_that_lack_a_field_or_have_a_wrong_one_do_not_validate(name: st
         ("dispatch", {"attempt": 0}),
         ("dispatch", {"priority": 101}),
         ("dispatch", {"context": []}),
+        ("dispatch", {"checkpoint": {"cursor": 1}}),
         ("dispatch", {"result_subject": "sw.cmd.3.task"}),
         ("dispatch", {"task_id": "0198C0DE-0000-7000-8000-000000000001"}),
         ("event.task.completed", {"type": "task.failed"}),
@@ -157,6 +159,12 @@ def test_bounds_hold(name: str, change: dict[str, Any], samples: Samples) -> Non
         ("failure", {"error_message": "x" * (result.ERROR_MESSAGE_CHARS_MAX + 1)}),
         ("failure", {"retry_after_ms": -1}),
         ("lost", {"deliveries": 1}),
+        ("decision", {"create_steps": "approve"}),
+        ("decision", {"create_steps": [1]}),
+        ("batches", {"cursors": 3}),
+        ("batches", {"worker_template": None}),
+        ("checkpoint", {"items_processed": 1.5}),
+        ("failure", {"compensation_steps": "reserve"}),
         ("success", {"metadata": []}),
         ("started", {"started_at_ms": None}),
     ],

@@ -64,6 +64,9 @@ def test_the_bounds_are_those_of_the_code() -> None:
     assert f"{result.RESULT_MESSAGE_BYTES_MAX:,} bytes" in rules["P23"]
     assert f"1 to {result.RESULTS_PER_MESSAGE_MAX}" in rules["P20"]
     assert f"{dispatch.DISPATCH_BYTES_MAX:,} bytes" in rules["P24"]
+    assert f"{result.CURSORS_BYTES_MAX:,} bytes" in rules["P32"]
+    assert f"{dispatch.RESULT_BYTES_MAX:,} bytes" in rules["P34"]
+    assert f"{result.NAMES_MAX:,} at most" in rules["P31"]
     assert dispatch.CONTEXT_BYTES_MAX == dispatch.INLINE_RESULTS_BYTES_MAX == 262_144
     assert "up to 262,144" in rules["P24"]
 
@@ -95,10 +98,25 @@ def test_the_names_follow_the_code() -> None:
 
 
 def test_the_examples_in_the_text_are_valid() -> None:
-    order, success = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.+?)```", TEXT, re.DOTALL))
+    order, *others = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.+?)```", TEXT, re.DOTALL))
     _validate("dispatch", order)
-    _validate("outcome", success)
-    assert codec.decode_dispatch(msgspec.json.encode(order)).lease_token == success["lease_token"]
+    said = [value for value in others if "kind" in value]
+    for outcome in said:
+        _validate("outcome", outcome)
+        assert codec.decode_dispatch(msgspec.json.encode(order)).lease_token == outcome["lease_token"]
+    assert [outcome["kind"] for outcome in said] == ["success", "decision", "batches", "checkpoint"]
+
+
+def test_the_example_of_a_batch_workers_inputs_fits_that_of_the_batches() -> None:
+    (batches,) = [
+        msgspec.json.decode(text)
+        for text in re.findall(r"```json\n(.+?)```", TEXT, re.DOTALL)
+        if '"kind":"batches"' in text
+    ]
+    (shown,) = re.findall(r"```json\n(\{\"cursor\".+?)```", TEXT, re.DOTALL)
+    worker_inputs = msgspec.json.decode(shown)
+    assert worker_inputs["cursor"] == batches["cursors"][int(worker_inputs["batch_id"]) - 1]
+    assert worker_inputs["batch_count"] == len(batches["cursors"])
 
 
 def test_the_dispatches_of_the_session_are_valid_and_their_ids_are_right() -> None:

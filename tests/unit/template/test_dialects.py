@@ -178,6 +178,42 @@ def test_steps_that_run_no_handler(keys: str, handler: str) -> None:
         assert waiting.child_task.version == "1.2.0"
 
 
+@pytest.mark.parametrize("default", ["false", "0", "''", "{}", "[]", "0.0", "{a: ~}", "[~]", "no", "7"])
+def test_every_default_of_a_signal_but_null_is_kept(default: str) -> None:
+    waiting = template(f"name: t\nsteps:\n- {{name: s, wait_for_signal: {{name: go, default: {default}}}}}")
+    (canonical,) = waiting.canonical()["steps"]
+    expected = {"false": False, "0": 0, "''": "", "{}": {}, "[]": [], "0.0": 0.0, "{a: ~}": {"a": None}}
+    expected |= {"[~]": [None], "no": "no", "7": 7}
+    value = canonical["wait_for_signal"]["default"]
+    assert value == expected[default]
+    assert type(value) is type(expected[default])
+    again = template(waiting.canonical_json().decode())
+    assert again.content_hash() == waiting.content_hash()
+
+
+def test_a_default_of_null_is_none() -> None:
+    text = "name: t\nsteps:\n- {name: s, wait_for_signal: {name: go%s}}"
+    without = template(text % "")
+    assert template(text % ", default: ~").content_hash() == without.content_hash()
+    assert without.canonical()["steps"][0]["wait_for_signal"] == {"name": "go"}
+
+
+def test_batches_are_isolated_unless_said_otherwise() -> None:
+    text = (
+        "name: t\nsteps:\n- {name: a, handler: h, type: batchable, batch_config: {failure_strategy: %s}}\n"
+        "- {name: w, handler: h, type: batch_worker, depends_on: a}\n"
+    )
+    assert "batch_config" in template(text % "fail_fast").canonical()["steps"][0]
+    config = template(text % "~").steps[0].batch_config
+    assert config is not None
+    assert config.failure_strategy == "isolate"
+    problem = only_problem(text % "isolated")
+    assert (problem.path, problem.hint) == (
+        "steps[0].batch_config.failure_strategy",
+        "did you mean 'isolate'?",
+    )
+
+
 def test_lifecycle_in_minutes() -> None:
     lifecycle = template(
         "name: t\nsteps: [{name: a, handler: h}]\nlifecycle: {max_duration_minutes: 2, max_waiting_for_retry_seconds: 9}"
@@ -186,6 +222,7 @@ def test_lifecycle_in_minutes() -> None:
     assert (lifecycle.max_duration_seconds, lifecycle.max_waiting_for_retry_seconds) == (120, 9)
 
 
+CHILD_CONTEXT: dict[str, Any] = {"a": 1, "b": [{"paid": "${steps.pay.amount}"}, None], "id": "${context.id}"}
 FULL: dict[str, Any] = {
     "namespace": "shop",
     "name": "everything",
@@ -220,6 +257,7 @@ FULL: dict[str, Any] = {
                 "parallelism": 2,
                 "cursor_field": "a.b",
                 "checkpoint_interval": 5,
+                "failure_strategy": "fail_fast",
             },
         },
         {"name": "work", "type": "batch_worker", "handler": {"callable": "b"}, "dependencies": ["split"]},
@@ -266,13 +304,18 @@ FULL: dict[str, Any] = {
             "name": "wait",
             "handler": {"callable": SIGNAL_HANDLER},
             "dependencies": ["pay"],
-            "wait_for_signal": {"name": "go", "timeout_seconds": 5.0},
+            "wait_for_signal": {
+                "name": "go",
+                "timeout_seconds": 5.0,
+                "default": {"approved": False, "by": None},
+                "payload_schema": {"type": "object", "properties": {"approved": {"type": "boolean"}}},
+            },
         },
         {
             "name": "child",
             "handler": {"callable": CHILD_TASK_HANDLER},
             "dependencies": ["wait"],
-            "child_task": {"name": "other", "namespace": "n", "version": "1.0.0", "context": {"a": 1}},
+            "child_task": {"name": "other", "namespace": "n", "version": "1.0.0", "context": CHILD_CONTEXT},
         },
     ],
 }

@@ -56,6 +56,18 @@ def test_overrides_are_merged() -> None:
     assert template.environments == {}
 
 
+def test_how_batches_fail_may_differ() -> None:
+    text = (
+        "name: t\nsteps:\n- {name: a, handler: h, type: batchable, batch_config: {parallelism: 2}}\n"
+        "- {name: w, handler: h, type: batch_worker, depends_on: a}\n"
+        "environments:\n  test: {steps: [{name: ALL, batch_config: {failure_strategy: fail_fast}}]}\n"
+    )
+    first, worker = load_template(text, environment="test").template.steps
+    assert first.batch_config is not None
+    assert (first.batch_config.parallelism, first.batch_config.failure_strategy) == (2, "fail_fast")
+    assert worker.batch_config is None
+
+
 def test_an_environment_without_overrides() -> None:
     plain = load_template(TEXT.split("environments:", maxsplit=1)[0]).template
     for environment in ("production", "elsewhere"):

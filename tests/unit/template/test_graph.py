@@ -116,6 +116,43 @@ def test_mermaid_shows_types() -> None:
     assert '  s0{"d"}' in mermaid(load_template(text).template).splitlines()
 
 
+EVERY_KIND = """\
+name: t
+steps:
+- {name: choose, handler: h, type: decision}
+- {name: split, handler: h, type: batchable, depends_on: choose}
+- {name: work, handler: h, type: batch_worker, depends_on: split}
+- {name: approve, wait_for_signal: {name: go}, depends_on: choose}
+- {name: refund, child_task: {name: refund}, depends_on: approve}
+- {name: finish, handler: h, type: deferred_convergence, depends_on: [work, refund]}
+"""
+
+
+def test_every_kind_of_step_has_its_shape() -> None:
+    lines = mermaid(load_template(EVERY_KIND).template).splitlines()
+    assert lines[4:10] == [
+        '  s0{"choose"}',
+        '  s1[/"split"\\]',
+        '  s2[/"work"/]',
+        '  s3{{"approve"}}',
+        '  s4[["refund"]]',
+        '  s5(["finish"])',
+    ]
+
+
+def test_every_kind_of_step_has_its_label() -> None:
+    text = drawing(load_template(EVERY_KIND).template)
+    for label in (
+        "choose (decision)",
+        "split (batchable)",
+        "work (batch worker)",
+        "approve (signal)",
+        "refund (child task)",
+        "finish (deferred convergence)",
+    ):
+        assert f"│ {label} │" in text
+
+
 def test_one_step() -> None:
     assert drawing(template(only="")) == ("default/t:1.0.0 · 1 step\n\n┌──────┐\n│ only │\n└──────┘\n")
 

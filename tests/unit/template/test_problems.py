@@ -234,7 +234,7 @@ def test_bad_values(keys: str, path: str | None) -> None:
     assert paths == ({path} if path is not None else set())
 
 
-@pytest.mark.parametrize("name", ["", "a b", ".a", "-a", "ä", "a/b", "a:b", "a" * 256, "ALL"])
+@pytest.mark.parametrize("name", ["", "a b", ".a", "-a", "ä", "a/b", "a:b", "compensate:a", "a" * 256, "ALL"])
 def test_step_names_are_bounded(name: str) -> None:
     template, problems = check_template(f"name: t\nsteps: [{{name: '{name}', handler: h}}]")
     assert template is None
@@ -314,7 +314,6 @@ def test_batches_need_their_worker(lines: list[str], path: str) -> None:
     ("text", "path"),
     [
         (HEAD + "  compensation: undo\n", "steps[0].compensation"),
-        (HEAD + "  compensation: {handler: ''}\n", "steps[0].compensation.handler"),
         (HEAD + "  compensation: {handler: {method: x}}\n", "steps[0].compensation.handler.callable"),
         (HEAD + "on_failure: compensate\n", "on_failure"),
         (HEAD + "environments: {p: {on_failure: compensate}}\n", "environments.p.on_failure"),
@@ -323,6 +322,11 @@ def test_batches_need_their_worker(lines: list[str], path: str) -> None:
 def test_compensations_must_be_able_to_run(text: str, path: str) -> None:
     _, problems = check_template(text)
     assert [(problem.code, problem.path) for problem in problems] == [("COMPENSATION_INVALID", path)]
+
+
+def test_a_compensation_whose_handler_has_no_name() -> None:
+    problem = one(HEAD + "  compensation: {handler: ''}\n", "EMPTY_CALLABLE")
+    assert (problem.path, problem.line) == ("steps[0].compensation.handler", 5)
 
 
 def test_a_handler_beside_a_signal_is_a_warning() -> None:

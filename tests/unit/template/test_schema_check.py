@@ -93,10 +93,62 @@ def test_schemas_everywhere() -> None:
     text = (
         "name: t\ndomain_events: [{name: e, schema: {type: x}}]\n"
         "steps:\n- {name: a, handler: h, result_schema: {type: x}, publishes_events: [{name: e, schema: {type: x}}]}\n"
+        "- {name: b, depends_on: a, wait_for_signal: {name: go, timeout_seconds: 9, payload_schema: {type: x}, default: 5}}\n"
     )
     _, problems = check_template(text)
     assert [(problem.code, problem.path) for problem in problems] == [
         ("SCHEMA_INVALID", "domain_events[0].schema.type"),
         ("SCHEMA_INVALID", "steps[0].result_schema.type"),
         ("SCHEMA_INVALID", "steps[0].publishes_events[0].schema.type"),
+        ("SCHEMA_INVALID", "steps[1].wait_for_signal.payload_schema.type"),
     ]
+
+
+SIGNAL = """\
+name: t
+steps:
+- name: a
+  wait_for_signal:
+    name: go
+    payload_schema:
+      type: object
+      required: [approved]
+      properties:
+        approved: {type: boolean}
+        notes: {type: array, items: {type: string}}
+    default:
+"""
+#: What a default is for.
+TIME_OUT = "    timeout_seconds: 9\n"
+
+
+def unfit(default: str) -> list[tuple[str, int | None]]:
+    template, problems = check_template(SIGNAL + default + TIME_OUT)
+    assert (template is None) == bool(problems)
+    assert all(problem.code == "BAD_VALUE" for problem in problems)
+    assert all("the default does not fit payload_schema: " in problem.message for problem in problems)
+    way = "steps[0].wait_for_signal.default"
+    return [(problem.path.removeprefix(way).removeprefix("."), problem.line) for problem in problems]
+
+
+def test_a_default_fits_the_schema_of_the_payload() -> None:
+    assert unfit("      approved: false\n") == []
+    assert unfit("      approved: 1\n      notes:\n      - a\n      - 5\n") == [
+        ("approved", 13),
+        ("notes[1]", 16),
+    ]
+    assert unfit("      {}\n") == [("", 12)]
+    assert unfit("      false\n") == [("", 12)]
+
+
+@pytest.mark.usefixtures("base_install")
+def test_a_default_is_not_compared_without_the_validator() -> None:
+    assert unfit("      approved: 1\n") == []
+
+
+def test_messages_about_defaults_are_bounded() -> None:
+    notes = "".join(f"      - {number}\n" for number in range(1_000))
+    _, problems = check_template(SIGNAL + "      approved: true\n      notes:\n" + notes + TIME_OUT)
+    assert len(problems) == 20
+    _, problems = check_template(SIGNAL + f"      {'x' * 10_000}\n" + TIME_OUT)
+    assert [len(problem.message) < 500 for problem in problems] == [True]

@@ -9,12 +9,17 @@
 
 - Handlers: the decorators (`decorators`) or classes (`StepHandler`); they get a `StepContext` and return a
   result, or raise `PermanentError` or `RetryableError`.
+- Handlers that shape the workflow: `decision_handler` or `DecisionHandler` choose branches (`Decision`);
+  `batch_analyzer` cuts work into batches (`BatchConfig`) and `batch_worker` does one (`BatchContext`), `Batchable` is
+  both for classes, and `AggregationScenario` brings their results together. Any handler saves its progress with
+  `context.checkpoint_yield`, and names what is to be undone with `compensation_steps` of its failure.
 - `Worker` runs handlers, `Registry` finds them.
 - `Client` (and `SyncClient`) starts tasks and asks about them.
 - `Subscriber` and `BaseSubscriber` react to events.
 - `stepweave.testing` runs handlers and whole workflows without a server.
 """
 
+from .api import Api, ApiResponse, AsyncApi
 from .api_errors import (
     ApiError,
     ApiTimeout,
@@ -28,9 +33,13 @@ from .api_errors import (
     Unavailable,
     ValidationFailed,
 )
+from .api_handler import ApiHandler, APIMixin, AsyncApiHandler, AsyncAPIMixin, api_handler
+from .batchable import Batchable
+from .batches import AggregationScenario, BatchConfig, BatchContext
 from .client import Client
 from .context import StepContext
-from .decorators import depends_on, inputs, step_handler
+from .decisions import Decision, DecisionHandler, DecisionMixin
+from .decorators import batch_analyzer, batch_worker, decision_handler, depends_on, inputs, step_handler
 from .error_types import ErrorType
 from .errors import (
     AuthenticationError,
@@ -49,30 +58,45 @@ from .errors import (
     ValidationError,
 )
 from .handlers import StepHandler
-from .registry import HandlerInfo, Registry
-from .responses import CreatedTask, TaskResponse, TemplateResponse
+from .registry import HandlerInfo, HandlerResolver, Registry
+from .responses import CreatedTask, SignalResponse, TaskResponse, TemplateResponse
 from .results import StepHandlerResult
 from .subscriber import BaseSubscriber, Event, ParkedEvent, Subscriber
 from .sync_client import SyncClient
 from .worker import Worker
 
 __all__ = [
+    "APIMixin",
+    "AggregationScenario",
+    "Api",
     "ApiError",
+    "ApiHandler",
+    "ApiResponse",
     "ApiTimeout",
+    "AsyncAPIMixin",
+    "AsyncApi",
+    "AsyncApiHandler",
     "AuthenticationError",
     "AuthorizationError",
     "Backpressure",
     "BadRequest",
     "BaseSubscriber",
+    "BatchConfig",
+    "BatchContext",
+    "Batchable",
     "BusinessLogicError",
     "Client",
     "ConfigurationError",
     "Conflict",
     "CreatedTask",
+    "Decision",
+    "DecisionHandler",
+    "DecisionMixin",
     "ErrorType",
     "Event",
     "Forbidden",
     "HandlerInfo",
+    "HandlerResolver",
     "NetworkError",
     "NotFound",
     "NotFoundError",
@@ -84,6 +108,7 @@ __all__ = [
     "RetryableError",
     "ServerError",
     "ServiceUnavailableError",
+    "SignalResponse",
     "StepContext",
     "StepHandler",
     "StepHandlerResult",
@@ -98,6 +123,10 @@ __all__ = [
     "ValidationError",
     "ValidationFailed",
     "Worker",
+    "api_handler",
+    "batch_analyzer",
+    "batch_worker",
+    "decision_handler",
     "depends_on",
     "inputs",
     "step_handler",

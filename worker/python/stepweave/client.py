@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,13 +29,15 @@ from .api_errors import (
     api_error,
 )
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
-from .responses import CreatedTask, CreateTaskResponse, TaskResponse, TemplateResponse
-from .task_requests import checked_id, chunks_of, create_request, template_text
+from .responses import CreatedTask, CreateTaskResponse, SignalResponse, TaskResponse, TemplateResponse
+from .task_requests import checked_id, chunks_of, create_request, signal_request, template_text
 
 T = TypeVar("T")
 
 #: One try of a request; the next one repeats it with the same ids.
 TRY_TIMEOUT_SECONDS: Final = 2.5
+#: Before each repetition; really between half of it and one and a half, so that clients that failed together do not
+#: come back together.
 RETRY_PAUSE_SECONDS_MIN: Final = 0.05
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 #: Events may be switched off in a namespace, so waiting looks by itself too, this often.
@@ -243,6 +246,26 @@ class Client:
         request = api.CancelTask(task_id=task_id, reason=reason, cancelled_by=cancelled_by)
         return await self._call("task.cancel", request, TaskResponse, timeout_seconds)
 
+    async def signal(
+        self,
+        task_id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        signal_id: str | None = None,
+        sent_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> SignalResponse:
+        """Tell a task something that one of its steps waits for; the `payload` becomes that step's result.
+
+        The step that waits for the signal `name` takes it; where none does yet, it is kept (`taken_by` is `None`).
+        A `signal_id` makes a signal that is sent again the same one; without it each call is a new signal. Raises
+        `NotFound`, `ValidationFailed` (the template's `payload_schema`), `BadRequest`, and `Conflict` where the
+        task has ended or no step will ever wait for it.
+        """
+        request = signal_request(task_id, name, payload, signal_id=signal_id, sent_by=sent_by)
+        return await self._call("task.signal", request, SignalResponse, timeout_seconds)
+
     async def wait_for_task(
         self, task_id: str, *, timeout_seconds: float | None = None, until_terminal: bool = False
     ) -> TaskResponse:
@@ -281,14 +304,14 @@ class Client:
         `until_blocked` ends too where the task waits for an operator.
         """
         version = from_version
+        endings = _TERMINAL_EVENTS | {"task.blocked"} if until_blocked else _TERMINAL_EVENTS
         async with _Nudge(await self._link(), f"sw.evt.*.*.{checked_id(task_id)}.>") as nudge:
             while True:
                 ended = False
                 async for envelope in self._events(task_id, version):
                     version = envelope.version + 1
-                    ended = envelope.type in _TERMINAL_EVENTS or (
-                        until_blocked and envelope.type == "task.blocked"
-                    )
+                    # Late results are recorded behind the end.
+                    ended = ended or envelope.type in endings
                     yield envelope
                 if ended:
                     return
@@ -413,9 +436,9 @@ class Client:
                 if error.code not in RETRYABLE_CODES:
                     raise
                 failure = error
-            wait = pause
+            wait = pause * random.uniform(0.5, 1.5)
             if isinstance(failure, Backpressure) and failure.retry_after is not None:
-                wait = max(wait, failure.retry_after)
+                wait += failure.retry_after
             if loop.time() + wait >= deadline:
                 raise failure
             await asyncio.sleep(wait)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from stepweave_schemas.dispatch import Dispatch
 
+from .results import StepHandlerResult
+
 _decode = msgspec.json.Decoder().decode
+_NOT_READ: Final = object()
+_DIGITS: Final = "0123456789"
 
 
 class StepContext:
@@ -20,13 +24,16 @@ class StepContext:
     """
 
     __slots__ = (
+        "_accumulated",
         "_all_results",
         "_cancelled",
         "_config",
+        "_cursor",
         "_dispatch",
         "_input",
         "_raw_results",
         "_results",
+        "_step_inputs",
         "heartbeat_details",
         "on_heartbeat",
         "worker_id",
@@ -45,6 +52,9 @@ class StepContext:
         self._all_results: dict[str, Any] | None = None
         self._input: dict[str, Any] | None = None
         self._config: dict[str, Any] | None = None
+        self._step_inputs: dict[str, Any] | None = None
+        self._cursor: Any = _NOT_READ
+        self._accumulated: Any = _NOT_READ
         self._cancelled = False
         #: What `heartbeat` calls besides; set by the worker.
         self.on_heartbeat: Callable[[], object] | None = None
@@ -97,6 +107,11 @@ class StepContext:
     def parent_correlation_id(self) -> str | None:
         """The correlation id of what this task belongs to."""
         return self._dispatch.parent_correlation_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C `traceparent` of the request that the task belongs to; None where nobody records traces."""
+        return self._dispatch.traceparent
 
     @property
     def priority(self) -> int:
@@ -171,6 +186,64 @@ class StepContext:
         """A value of `step_config`; None where there is none."""
         return self.step_config.get(key)
 
+    @property
+    def step_inputs(self) -> dict[str, Any]:
+        """What this step works on besides the task's context.
+
+        Of a batch worker: `cursor`, `batch_id`, `batch_count`, `is_no_op` and `batch_config`; of a batchable step:
+        `batch_config`; of others, nothing.
+        """
+        if self._step_inputs is None:
+            self._step_inputs = _decode(self._dispatch.step_inputs)
+        return self._step_inputs
+
+    @property
+    def compensates(self) -> str:
+        """The step that this one undoes, whose result is among the `dependency_results`; else an empty text."""
+        return self._dispatch.compensates
+
+    # -- progress that was saved -----------------------------------------------------------------
+
+    def has_checkpoint(self) -> bool:
+        """Whether an earlier try, or an earlier part of this one, saved its progress."""
+        return self._dispatch.checkpoint is not None
+
+    @property
+    def compensates_step_uuid(self) -> str:
+        """The uuid of the step that this one undoes, by which its effects can be found; empty otherwise."""
+        return self._dispatch.compensates_step_uuid
+
+    @property
+    def checkpoint_cursor(self) -> Any:
+        """Where to go on; None where nothing was saved."""
+        if self._cursor is _NOT_READ:
+            saved = self._dispatch.checkpoint
+            self._cursor = None if saved is None else _decode(saved.cursor)
+        return self._cursor
+
+    @property
+    def checkpoint_items_processed(self) -> int:
+        """How many items are done since the step began; 0 where nothing was saved."""
+        saved = self._dispatch.checkpoint
+        return 0 if saved is None else saved.items_processed
+
+    @property
+    def accumulated_results(self) -> Any:
+        """What the items that are done have come to; None where nothing was saved."""
+        if self._accumulated is _NOT_READ:
+            saved = self._dispatch.checkpoint
+            self._accumulated = None if saved is None else _decode(saved.accumulated_results)
+        return self._accumulated
+
+    def checkpoint_yield(
+        self, cursor: Any, items_processed: int, accumulated_results: Any = None
+    ) -> StepHandlerResult:
+        """The result that saves the progress, to be returned: `return context.checkpoint_yield(...)`.
+
+        The same as `StepHandlerResult.checkpoint`.
+        """
+        return StepHandlerResult.checkpoint(cursor, items_processed, accumulated_results)
+
     # -- results of ancestors --------------------------------------------------------------------
 
     @property
@@ -218,10 +291,12 @@ class StepContext:
         return value
 
     def get_all_dependency_results(self, prefix: str = "") -> list[Any]:
-        """The results of the ancestors whose names start with `prefix`, in order of their names."""
-        return [
-            self.get_dependency_result(step) for step in sorted(self._raw_results) if step.startswith(prefix)
-        ]
+        """The results of the ancestors whose names start with `prefix`, in order of their names.
+
+        Numbers at the end of names count as such: batch `…_1000` comes after `…_999`.
+        """
+        steps = sorted((step for step in self._raw_results if step.startswith(prefix)), key=name_order)
+        return [self.get_dependency_result(step) for step in steps]
 
     def get_dependency_result_keys(self) -> list[str]:
         """The names of the ancestors that have results."""
@@ -250,3 +325,9 @@ class StepContext:
 
     def __repr__(self) -> str:
         return f"<StepContext {self.task_name}/{self.step_name} attempt {self.attempt} task {self.task_uuid}>"
+
+
+def name_order(step: str) -> tuple[str, int, str]:
+    """Sorts names of steps as people count: a number at the end by its value."""
+    stem = step.rstrip(_DIGITS)
+    return stem, int(step[len(stem) :] or -1), step

@@ -12,7 +12,7 @@ can. Their subclasses only name the reason. Everything else here tells callers o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from .error_types import ErrorType
@@ -23,7 +23,9 @@ class StepweaveError(Exception):
 
     `message` is for people. `error_code` is a short constant that programs and operators can tell apart,
     `metadata` a JSON object kept with the failure, `context` what the handler was about (kept in the
-    metadata), `retry_after` the wished delay before the next try in seconds.
+    metadata), `retry_after` the wished delay before the next try in seconds, `compensation_steps` what is to be
+    undone besides the declared compensations once the step has failed for good (names of steps or of
+    compensation handlers).
     """
 
     #: What a step's failure says when a handler raises this.
@@ -38,6 +40,7 @@ class StepweaveError(Exception):
         metadata: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
         context: Mapping[str, Any] | None = None,
+        compensation_steps: Iterable[str] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -45,6 +48,7 @@ class StepweaveError(Exception):
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.retry_after = retry_after
         self.context: dict[str, Any] = dict(context or {})
+        self.compensation_steps = compensation_steps
 
 
 class RetryableError(StepweaveError):

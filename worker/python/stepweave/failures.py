@@ -10,8 +10,8 @@ import msgspec
 
 from .encoding import encode_json
 from .error_types import ErrorType
-from .errors import PermanentError, RetryableError, StepweaveError
-from .results import StepHandlerResult, check_retry_after
+from .errors import ConfigurationError, PermanentError, RetryableError, StepweaveError
+from .results import StepHandlerResult, check_compensation_steps, check_retry_after
 
 #: Of a traceback the last so many characters and frames are kept.
 TRACEBACK_CHARS_MAX: Final = 4_000
@@ -62,6 +62,11 @@ def _classified(error: StepweaveError) -> StepHandlerResult:
     except ValueError as bad:
         metadata["retry_after_ignored"] = str(bad)
         retry_after = None
+    try:
+        compensation_steps = check_compensation_steps(error.compensation_steps)
+    except ConfigurationError as bad:
+        metadata["compensation_steps_ignored"] = str(bad)
+        compensation_steps = []
     return StepHandlerResult.failure(
         _text_of(error) or name,
         error.error_type,
@@ -69,6 +74,7 @@ def _classified(error: StepweaveError) -> StepHandlerResult:
         error_code=error.error_code or (None if plain else name),
         metadata=metadata,
         retry_after=retry_after,
+        compensation_steps=compensation_steps,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from .context import StepContext
@@ -39,6 +39,7 @@ class StepHandler:
         error_code: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         retry_after: float | None = None,
+        compensation_steps: Iterable[str] = (),
     ) -> StepHandlerResult:
         """The try failed; see `StepHandlerResult.failure`."""
         return StepHandlerResult.failure(
@@ -48,4 +49,5 @@ class StepHandler:
             error_code=error_code,
             metadata=metadata,
             retry_after=retry_after,
+            compensation_steps=compensation_steps,
         )

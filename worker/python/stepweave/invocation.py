@@ -14,6 +14,7 @@ from .context import StepContext
 from .decorators import HandlerNotes, notes_of
 from .errors import ConfigurationError, ValidationError
 from .handlers import StepHandler
+from .roles import with_role
 
 _CONTEXT_NAMES: Final = ("context", "_context")
 #: Most violations that a failure lists.
@@ -73,7 +74,7 @@ def invocation_of(target: Any, *, name: str | None = None, method: str | None = 
     """Prepare a function, a `StepHandler` class or an object of one.
 
     `name` wins over the handler's own. `method` is the template's; without it `call`, or the first public
-    method of a class that has no `call`. Raises `HandlerDefinitionError` naming what is wrong with it.
+    method (not of a mixin) of a class that has no `call`. Raises `HandlerDefinitionError` naming what is wrong with it.
     """
     if isinstance(target, type):
         return _of_class(target, name, method or _main_method(target))
@@ -126,6 +127,8 @@ def _main_method(target: type) -> str:
     if getattr(target, "call", None) is not StepHandler.call:
         return "call"
     for base in target.__mro__[: target.__mro__.index(StepHandler)]:
+        if not issubclass(base, StepHandler):
+            continue  # a mixin: its methods are for the handler's own use
         for attribute, value in vars(base).items():
             if not attribute.startswith("_") and inspect.isfunction(value):
                 return attribute
@@ -163,12 +166,15 @@ def _of_function(target: Callable[..., Any], name: str | None, method: str) -> I
 
     gets_context = passes_context or any(fill is _the_context for _, fill in fills)
     function = target if inspect.isroutine(target) else type(target).__call__
+    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)
+    if notes.role is not None:
+        call = with_role(notes.role, call, is_async=is_async)
     return Invocation(
         name=name,
         version=notes.version,
         kind="function",
         target=target,
-        is_async=inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function),
+        is_async=is_async,
         call=call,
         reads=None
         if gets_context
@@ -197,7 +203,7 @@ def _fills(
     for parameter in parameters.values():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        fill = declared.pop(parameter.name, None)
+        fill = declared.pop(parameter.name, None) or notes.extras.get(parameter.name)
         if fill is None and parameter.name in _CONTEXT_NAMES:
             fill = _the_context
         elif fill is None and parameter.default is not parameter.empty:

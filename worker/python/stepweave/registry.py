@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -14,17 +14,34 @@ from typing import Any, Final
 from .decorators import decorated_handlers, notes_of
 from .errors import ConfigurationError
 from .handlers import StepHandler
-from .invocation import HandlerDefinitionError, Invocation, invocation_of, source_of
+from .invocation import Invocation, invocation_of
+from .method_names import check_method
+from .resolvers import (
+    HandlerNotFound,
+    HandlerResolver,
+    ImportResolver,
+    Resolver,
+    ResolverChain,
+    ResolverNotFound,
+)
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "RESOLVED_MAX",
+    "DuplicateHandler",
+    "HandlerInfo",
+    "HandlerNotFound",
+    "HandlerResolver",
+    "Registry",
+    "Resolver",
+    "ResolverNotFound",
+]
 
 #: Entry points of this group name handlers, or modules that hold some.
 ENTRY_POINT_GROUP: Final = "stepweave.handlers"
 
-#: A naming scheme of its own: gives the handler (function, class or object) of a name, or None.
-Resolver = Callable[[str], Any]
-
-
-class HandlerNotFound(ConfigurationError):
-    """No handler of this name is registered here; another worker may have it."""
+#: Most resolved names that are kept; what is named less often is looked up again.
+RESOLVED_MAX: Final = 1_024
 
 
 class DuplicateHandler(ConfigurationError):
@@ -49,19 +66,29 @@ class HandlerInfo:
 class Registry:
     """Handlers by name, and a chain of resolvers for names that nobody registered.
 
-    A name is looked up among the registered handlers, then by the resolvers in the order in which they were
-    added, then – only for modules under `import_from` – by import (`package.module.Class` or
-    `module:function`). A template's `handler.resolver` picks one resolver by name; `import` and `registered`
-    are such names too. Safe to use from several threads.
+    A name is looked up among the registered handlers, then by the resolvers that were added (lower priorities
+    first), then – only where it is switched on – by import (`package.module.Class` or `module:function`). A
+    template's `handler.resolver` picks one resolver by name; `registered` and `import` are such names too.
+    Safe to use from several threads.
     """
 
-    def __init__(self, handlers: Iterable[Any] = (), *, import_from: Iterable[str] = ()) -> None:
-        """`import_from`: packages whose members may be named directly by templates; none by default."""
+    def __init__(
+        self,
+        handlers: Iterable[Any] = (),
+        *,
+        import_from: Iterable[str] = (),
+        allow_imports: bool = False,
+    ) -> None:
+        """Handlers to register, and what templates may name by import.
+
+        `import_from`: packages whose public members may be named; none by default. `allow_imports`: subclasses
+        of `StepHandler` and decorated functions of any module may be named too. Whoever may register a
+        template can then have any module imported.
+        """
         self._lock = threading.RLock()
         self._handlers: dict[str, Invocation] = {}
-        self._resolvers: dict[str, Resolver] = {}
-        self._import_from = tuple(import_from)
         self._resolved: dict[tuple[str, str, str | None], Invocation] = {}
+        self._chain = ResolverChain(self._registered, ImportResolver(import_from, anywhere=allow_imports))
         for handler in handlers:
             self.register(handler)
 
@@ -119,16 +146,30 @@ class Registry:
                 found[self.register(loaded)] = None
         return list(found)
 
-    def add_resolver(self, name: str, resolver: Resolver) -> None:
-        """Ask `resolver` for names that are not registered; templates pick it alone by `name`.
+    def add_resolver(
+        self,
+        name: str | HandlerResolver | Resolver,
+        resolver: HandlerResolver | Resolver | None = None,
+        *,
+        priority: int | None = None,
+    ) -> None:
+        """Ask a resolver for names that are not registered; templates pick it alone by its name.
 
-        What it gives is kept: it is asked once for each name.
+            registry.add_resolver("ruby", lambda name: CLASSES.get(name.rpartition("::")[2]))
+            registry.add_resolver(RubyNames())      # an object with name, resolve(handler) …
+
+        It may be a function or a `HandlerResolver`. Lower priorities are asked first, 100 is the default. It is
+        called on the worker's event loop, so it must be quick; what it gives is kept for the `RESOLVED_MAX`
+        names that were looked up last. A resolver of the same name is replaced.
         """
-        if name in ("registered", "import"):
-            raise ValueError(f"{name!r} is the name of a resolver that is always there")
         with self._lock:
-            self._resolvers[name] = resolver
+            self._chain.add(name, resolver, priority=priority)
             self._resolved.clear()
+
+    @property
+    def resolvers(self) -> list[str]:
+        """The names of the resolvers, in the order in which they are asked."""
+        return self._chain.names
 
     # -- looking up ------------------------------------------------------------------------------
 
@@ -156,7 +197,7 @@ class Registry:
     @property
     def empty(self) -> bool:
         """Whether no name can be resolved at all."""
-        return not (self._handlers or self._resolvers or self._import_from)
+        return not self._handlers and self._chain.only_registered
 
     @property
     def only_threads(self) -> bool:
@@ -164,66 +205,34 @@ class Registry:
         with self._lock:
             return (
                 bool(self._handlers)
-                and not (self._resolvers or self._import_from)
+                and self._chain.only_registered
                 and not any(one.is_async for one in self._handlers.values())
             )
 
     def resolve(self, name: str, *, method: str = "call", resolver: str | None = None) -> Invocation:
         """The handler of a name, ready to be called.
 
-        Raises `HandlerNotFound`, or `HandlerDefinitionError` where it is there but cannot be called so.
+        Raises `HandlerNotFound`, `ResolverNotFound`, `HandlerMethodNotFound`, or `HandlerDefinitionError` where
+        it is there but cannot be called.
         """
         key = (name, method, resolver)
         known = self._resolved.get(key)
         if known is None:
             with self._lock:
                 known = self._resolve(name, method, resolver)
+                while len(self._resolved) >= RESOLVED_MAX:
+                    del self._resolved[next(iter(self._resolved))]
                 self._resolved[key] = known
         return known
 
     def _resolve(self, name: str, method: str, resolver: str | None) -> Invocation:
-        for step in self._chain(resolver):
-            target = step(name)
-            if target is not None:
-                return invocation_of(target, name=name, method=method)
-        raise HandlerNotFound(f"no handler is named {name!r}")
-
-    def _chain(self, resolver: str | None) -> list[Resolver]:
-        if resolver is None:
-            return [self._registered, *self._resolvers.values(), self._imported]
-        if resolver == "registered":
-            return [self._registered]
-        if resolver == "import":
-            return [self._imported]
-        if resolver in self._resolvers:
-            return [self._resolvers[resolver]]
-        raise HandlerNotFound(
-            f"no resolver is named {resolver!r}; here are: "
-            + ", ".join(["registered", "import", *self._resolvers])
-        )
+        target = self._chain.find(name, resolver)
+        check_method(target, name, method)
+        return invocation_of(target, name=name, method=method)
 
     def _registered(self, name: str) -> Any:
         invocation = self._handlers.get(name)
         return None if invocation is None else invocation.target
-
-    def _imported(self, name: str) -> Any:
-        module_name, _, attribute = name.rpartition(":") if ":" in name else name.rpartition(".")
-        allowed = any(
-            module_name == package or module_name.startswith(f"{package}.") for package in self._import_from
-        )
-        if not allowed or not attribute or not all(part.isidentifier() for part in module_name.split(".")):
-            return None
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError:
-            return None
-        target = getattr(module, attribute, None)
-        if target is None or attribute.startswith("_"):
-            return None
-        # What a module only imported for its own use is not for templates to name.
-        if getattr(target, "__module__", module_name) != module_name and notes_of(target) is None:
-            raise HandlerDefinitionError(f"{name} is not defined there but in {source_of(target)}")
-        return target
 
 
 def _is_handler(member: object) -> bool:

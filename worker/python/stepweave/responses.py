@@ -43,6 +43,12 @@ class TaskResponse(api.TaskResponse, frozen=True, kw_only=True):
         raise KeyError(f"no step {name!r} in this answer; it has: {listed}")
 
 
+class SignalResponse(api.SignalReply, frozen=True, kw_only=True):
+    """What became of a signal: `taken_by` names the step; `None` where it is kept until one waits for it."""
+
+    task: TaskResponse
+
+
 class CreatedTask(msgspec.Struct, frozen=True, kw_only=True):
     """One element of `create_tasks`, in the order of the request.
 

@@ -74,6 +74,7 @@ class SyncClient:
     get_task = _waiting(Client.get_task)
     list_tasks = _waiting(Client.list_tasks)
     cancel_task = _waiting(Client.cancel_task)
+    signal = _waiting(Client.signal)
     wait_for_task = _waiting(Client.wait_for_task)
     get_events = _waiting(Client.get_events)
     get_results = _waiting(Client.get_results)

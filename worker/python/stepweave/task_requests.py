@@ -68,6 +68,34 @@ def create_request(fields: dict[str, Any]) -> api.CreateTask:
         raise BadRequest("BAD_REQUEST", f"a task's request is wrong: {error}") from error
 
 
+def signal_request(
+    task_id: str, name: str, payload: Any, *, signal_id: str | None, sent_by: str
+) -> api.SignalTask:
+    """The request for a signal from the arguments of `Client.signal`; raises `BadRequest`.
+
+    Its id is minted here, once: a request that is repeated after a time-out is the same signal.
+    """
+    if not name:
+        raise BadRequest("BAD_REQUEST", "a signal needs a name: that of the template's `wait_for_signal`")
+    if signal_id == "":
+        raise BadRequest("BAD_REQUEST", "signal_id: expected a text, or none at all")
+    try:
+        encoded = encode_json(payload, "payload")
+    except NotJson as error:
+        raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
+    fields = {
+        "task_id": task_id,
+        "signal": name,
+        "payload": msgspec.Raw(encoded),
+        "signal_id": signal_id or uuid7(),
+        "sent_by": sent_by,
+    }
+    try:
+        return msgspec.convert(fields, api.SignalTask)
+    except msgspec.ValidationError as error:
+        raise BadRequest("BAD_REQUEST", f"a signal's request is wrong: {error}") from error
+
+
 def _moment(value: Any, what: str) -> str | None:
     if not isinstance(value, datetime):
         return value  # type: ignore[no-any-return]

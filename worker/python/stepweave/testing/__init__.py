@@ -14,10 +14,11 @@ from .waiting import eventually
 if TYPE_CHECKING:
     from .asserting import assert_events
     from .virtual_loop import RealTimeExceeded
-    from .workflow import WorkflowRun, run_workflow
+    from .workflow import Signal, WorkflowRun, run_workflow
 
 __all__ = [
     "RealTimeExceeded",
+    "Signal",
     "WorkflowRun",
     "assert_events",
     "eventually",
@@ -31,6 +32,7 @@ __all__ = [
 #: Loaded when first asked for: they bring the orchestrator's core along.
 _LATER = {
     "RealTimeExceeded": "virtual_loop",
+    "Signal": "workflow",
     "WorkflowRun": "workflow",
     "assert_events": "asserting",
     "run_workflow": "workflow",

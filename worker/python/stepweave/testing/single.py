@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from stepweave.context import StepContext
+from stepweave.decisions import Decision
 from stepweave.decorators import notes_of
 from stepweave.encoding import encode_json
 from stepweave.error_types import ErrorType
@@ -19,10 +20,10 @@ from stepweave.tracing import HandlerSpans
 from stepweave.worker.execution import outcome_of
 from stepweave.worker.held import HeldTry
 from stepweave.worker.pool import TryPool
-from stepweave_schemas.dispatch import Dispatch
+from stepweave_schemas.dispatch import Dispatch, StepCheckpoint
 from stepweave_schemas.identity import step_uuid as step_uuid_of
 from stepweave_schemas.mint import entropy, now_ms, uuid7
-from stepweave_schemas.result import Failure, Success
+from stepweave_schemas.result import Batches, Checkpointed, Decided, Failure, Success
 
 _WORKER_ID = "test-worker"
 
@@ -43,8 +44,15 @@ def make_dispatch(
     correlation_id: str | None = None,
     priority: int = 0,
     timeout_seconds: float | None = None,
+    step_inputs: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | StepHandlerResult | None = None,
+    compensates: str = "",
 ) -> Dispatch:
-    """A dispatch as the orchestrator would send it; raises `NotJson` where a value has no JSON form."""
+    """A dispatch as the orchestrator would send it; raises `NotJson` where a value has no JSON form.
+
+    `step_inputs` is what a batch works on (`{"cursor": ...}` is enough). `checkpoint` is what an earlier try saved:
+    the result of that try, or `cursor`, `items_processed` and `accumulated_results` in a dict.
+    """
     task_id = task_uuid or uuid7()
     return Dispatch(
         task_id=task_id,
@@ -69,6 +77,24 @@ def make_dispatch(
         },
         priority=priority,
         timeout_ms=None if timeout_seconds is None else round(timeout_seconds * 1000),
+        step_inputs=msgspec.Raw(encode_json({} if step_inputs is None else step_inputs, "step_inputs")),
+        checkpoint=None if checkpoint is None else _checkpoint(checkpoint),
+        compensates=compensates,
+        compensates_step_uuid=step_uuid_of(task_id, compensates) if compensates else "",
+    )
+
+
+def _checkpoint(saved: Mapping[str, Any] | StepHandlerResult) -> StepCheckpoint:
+    if not isinstance(saved, StepHandlerResult):
+        saved = StepHandlerResult.checkpoint(**{"cursor": None, "items_processed": 0, **saved})
+    elif not saved.is_checkpoint:
+        raise ValueError(f"the result that is given as the checkpoint is none: {saved!r}")
+    return StepCheckpoint(
+        cursor=msgspec.Raw(encode_json(saved.checkpoint_cursor, "checkpoint.cursor")),
+        items_processed=saved.checkpoint_items_processed,
+        accumulated_results=msgspec.Raw(
+            encode_json(saved.accumulated_results, "checkpoint.accumulated_results")
+        ),
     )
 
 
@@ -97,8 +123,10 @@ def run_handler(
         assert result.is_success and result.result["status"] == "charged"
 
     `inputs` is the task's context; further arguments are those of `make_dispatch`: `dependencies` (results of
-    earlier steps by name), `config`, `attempt`, `max_attempts`, `timeout_seconds` and so on. The result has
-    been to JSON and back, as dependent steps would read it. Works inside a running event loop too, which then
+    earlier steps by name), `config`, `attempt`, `max_attempts`, `timeout_seconds`, `step_inputs` (of a batch),
+    `checkpoint`, `compensates` and so on. The result has been to JSON and back, as dependent steps would read it:
+    `is_decision` and `decision_steps` say what a decision chose, `is_batches` and `cursors` what an analyser cut,
+    `is_checkpoint` and `checkpoint_cursor` what was saved, `compensation_steps` what a failure wants undone. Works inside a running event loop too, which then
     waits; use `run_handler_async` where the handler needs that loop.
     """
 
@@ -135,11 +163,34 @@ async def run_dispatch(dispatch: Dispatch, invocation: Invocation) -> StepHandle
     return _as_read(outcome_of(dispatch, result, worker_id=_WORKER_ID))
 
 
-def _as_read(outcome: Success | Failure) -> StepHandlerResult:
+def _as_read(outcome: Success | Failure | Decided | Batches | Checkpointed) -> StepHandlerResult:
     """An outcome as others read it: from its JSON."""
+    if isinstance(outcome, Checkpointed):
+        return StepHandlerResult.checkpoint(
+            msgspec.json.decode(outcome.cursor),
+            outcome.items_processed,
+            msgspec.json.decode(outcome.accumulated_results),
+        )
     metadata = msgspec.json.decode(outcome.metadata) if len(bytes(outcome.metadata)) else {}
     if isinstance(outcome, Success):
         return StepHandlerResult.success(msgspec.json.decode(outcome.result), metadata)
+    if isinstance(outcome, Decided):
+        return Decision(
+            is_success=True,
+            result=msgspec.json.decode(outcome.result),
+            metadata=metadata,
+            decision_steps=list(outcome.create_steps),
+            reason=outcome.reason,
+        )
+    if isinstance(outcome, Batches):
+        return StepHandlerResult(
+            is_success=True,
+            result=msgspec.json.decode(outcome.result),
+            metadata=metadata,
+            cursors=[msgspec.json.decode(cursor) for cursor in outcome.cursors],
+            worker_template=outcome.worker_template,
+            reason=outcome.reason,
+        )
     return StepHandlerResult.failure(
         outcome.error_message,
         ErrorType(outcome.error_type),
@@ -147,4 +198,5 @@ def _as_read(outcome: Success | Failure) -> StepHandlerResult:
         error_code=outcome.error_code,
         metadata=metadata,
         retry_after=None if outcome.retry_after_ms is None else outcome.retry_after_ms / 1000,
+        compensation_steps=outcome.compensation_steps,
     )

@@ -52,6 +52,17 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         self._own_files = len(selector.get_map())
         self._files = selector
+        #: Calls in the loop's own threads, such as look-ups of host names, that have not ended.
+        self._in_executor: set[asyncio.Future[Any]] = set()
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """As any loop does; while the thread works, the clock follows the real one."""
+        future = super().run_in_executor(executor, func, *args)
+        self._in_executor.add(future)
+        future.add_done_callback(self._in_executor.discard)
+        return future
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -59,7 +70,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def waits_for_real(self) -> bool:
         """Whether something outside of the loop may still happen."""
-        return self.busy() or len(self._files.get_map()) > self._own_files
+        return self.busy() or bool(self._in_executor) or len(self._files.get_map()) > self._own_files
 
     def advance(self, seconds: float, *, real: bool = False) -> None:
         """Move the clock on."""

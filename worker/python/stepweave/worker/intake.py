@@ -12,7 +12,8 @@ from stepweave.error_types import ErrorType
 from stepweave.errors import ConfigurationError
 from stepweave.invocation import Invocation
 from stepweave.messaging import Connection, MessagingError, delivery_of
-from stepweave.registry import HandlerNotFound, Registry
+from stepweave.method_names import HandlerMethodNotFound
+from stepweave.registry import HandlerNotFound, Registry, ResolverNotFound
 from stepweave.results import StepHandlerResult
 from stepweave.telemetry import get_logger
 from stepweave_schemas.api import GetResults, ResultsReply, operation_subject
@@ -56,6 +57,32 @@ def find_handler(registry: Registry, dispatch: Dispatch, worker_id: str) -> Invo
     """The handler that a dispatch names, or the failure that says why there is none here."""
     try:
         return registry.resolve(dispatch.handler, method=dispatch.method, resolver=dispatch.resolver)
+    except ResolverNotFound as error:
+        return StepHandlerResult.failure(
+            f"{error}, on worker {worker_id}; correct the template's handler.resolver, or add the resolver",
+            ErrorType.PERMANENT_ERROR,
+            False,
+            error_code="RESOLVER_NOT_FOUND",
+            metadata={
+                "handler": dispatch.handler,
+                "resolver": dispatch.resolver,
+                "resolvers": registry.resolvers,
+                "worker_id": worker_id,
+            },
+        )
+    except HandlerMethodNotFound as error:
+        return StepHandlerResult.failure(
+            f"{error}; correct the template's handler.method",
+            ErrorType.PERMANENT_ERROR,
+            False,
+            error_code="HANDLER_METHOD_NOT_FOUND",
+            metadata={
+                "handler": dispatch.handler,
+                "method": dispatch.method,
+                "methods": error.methods[:_NAMES_MAX],
+                "worker_id": worker_id,
+            },
+        )
     except HandlerNotFound as error:
         names = registry.names
         listed = ", ".join(names[:_NAMES_MAX]) + (", …" if len(names) > _NAMES_MAX else "")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from stepweave.current_step import enter_step
 from stepweave.error_types import ErrorType
 from stepweave.results import StepHandlerResult
 from stepweave.telemetry import get_logger
@@ -201,6 +202,7 @@ class TryPool:
             attempt=dispatch.attempt,
             correlation_id=dispatch.correlation_id,
         )
+        enter_step(held.context)
         try:
             if self._spans.enabled:
                 with self._spans.span(dispatch) as span:

@@ -38,10 +38,11 @@ from stepweave_schemas.subjects import (
 
 from .execution import outcome_of
 from .held import HeldTry, StopReason
-from .intake import Malformed, fetch_results, find_handler, read_dispatch
+from .intake import Malformed, find_handler, read_dispatch
 from .pool import CLEANUP_SECONDS, TryPool
 from .presence import Presence
 from .result_publisher import ResultPublisher
+from .shared_results import SharedResults
 
 log = get_logger("stepweave.worker")
 
@@ -114,11 +115,14 @@ class Worker:
         self._started = False
         self._running = False
         self._stopping = False
+        #: Tries that have not started when the worker stops: they are handed back.
+        self._unwanted: list[HeldTry] = []
         self._stop_wanted: asyncio.Event | None = None
         self._hurry: asyncio.Event | None = None
         self._connection: Connection
         self._publisher: JetStreamPublisher
         self._results: ResultPublisher
+        self._shared_results: SharedResults
         self._pool: TryPool
         self._presence: Presence
         self.lost_count = 0
@@ -230,6 +234,7 @@ class Worker:
         self._publisher = JetStreamPublisher(connection)
         await self._publisher.start()
         self._results = ResultPublisher(self._publisher)
+        self._shared_results = SharedResults(self._connection)
         self._presence = Presence(connection, self.worker_id, self._state)
         self._presence.start()
         connection.add_reconnect_listener(self._beat_all)
@@ -257,9 +262,12 @@ class Worker:
             return
         self._stopping = True
         try:
-            self._release(self._pool.take_waiting())
-            self._release(list(self._fetches))
+            self._unwanted += [*self._pool.take_waiting(), *self._fetches]
+            for fetch in self._fetches.values():
+                fetch.cancel()
             await asyncio.gather(*(pull.stop() for pull in self._pulls))
+            # Not while a pull stands: what is handed back would come straight back through it.
+            self._release(self._unwanted)
             grace = self.grace_seconds if grace_seconds is None else grace_seconds
             if not await self._pool.wait_idle(grace):
                 log.warning("handlers did not end in time, cancelling them", running=self._pool.running_count)
@@ -280,6 +288,8 @@ class Worker:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await end_tasks(*self._fetches.values())
+        if hasattr(self, "_shared_results"):
+            await self._shared_results.close()
         if hasattr(self, "_results"):
             await self._results.close()
         if hasattr(self, "_publisher"):
@@ -321,7 +331,7 @@ class Worker:
             if held is None:
                 continue
             if self._stopping:
-                self._release([held])
+                self._unwanted.append(held)
             elif held.dispatch.dependency_results_complete or not _lacks_results(held):
                 ready.append(held)
             else:
@@ -375,7 +385,7 @@ class Worker:
     async def _fetch(self, held: HeldTry) -> None:
         """Get the dependency results that did not fit into the dispatch, then let it run."""
         try:
-            results = await fetch_results(self._connection, held.dispatch)
+            results = await self._shared_results.fetch(held.dispatch)
         except MessagingError as error:
             if not held.reported:
                 held.reported = True

@@ -1,0 +1,466 @@
+"""One decision in the making: the events so far, and the task as it will be after them.
+
+`decide` never changes the state. Where one event follows from another – a step ends, others become ready, one of
+them takes a signal that came early, a batch is complete – the turn keeps the differences to the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from stepweave_schemas import events
+from stepweave_schemas.identity import step_uuid
+from stepweave_schemas.raw import raw
+
+from .backoff import DEFAULT_RETRY_AFTER_MS_MAX, backoff_delay_ms
+from .branches import Growth
+from .children import child_context, child_task_id
+from .commands import Moment
+from .plan import StepSpec, worker_name
+from .state import ACTIVE, SUSPENDED, BatchState, StepStatus, TaskState
+from .tries import NAMED_STEPS_MAX, Failed, enqueued, lease_token
+from .undoing import Undoing
+
+
+def task_completed(state: TaskState, done_count: int, moment: Moment) -> events.TaskCompleted:
+    """The event that ends a task whose steps are all done."""
+    ref = state.the_plan.ref
+    return events.TaskCompleted(
+        task_name=ref.name,
+        namespace=ref.namespace,
+        template_version=ref.version,
+        context=raw(state.context),
+        steps_completed=done_count,
+        duration_ms=max(0, moment.now_ms - state.created_at_ms),
+    )
+
+
+class Turn:
+    """Collects events in `happened`; call `finish` once, at the end."""
+
+    def __init__(self, state: TaskState, moment: Moment) -> None:
+        self.state = state
+        self.plan = state.the_plan
+        self.moment = moment
+        self.happened: list[events.Event] = []
+        self._active = state.active_count
+        self._suspended = state.suspended_count
+        self._waiting = state.waiting_count
+        self._done = state.done_count
+        self._existing = state.existing_count
+        self._statuses: dict[int, StepStatus] = {}
+        self._results: dict[str, msgspec.Raw] = {}
+        self._met: dict[int, int] = {}
+        #: Steps that may have become ready.
+        self._touched: dict[int, None] = {}
+        self._batches: dict[int, BatchState] = {}
+        self._newly_failed: list[int] = []
+        self._faults: dict[int, Failed] = {}
+        self._signals_taken: set[str] = set()
+        #: What follows from compensations.
+        self.undoing = Undoing(self)
+
+    # -- the task as it will be --------------------------------------------------------------------
+
+    def status_of(self, number: int) -> StepStatus:
+        """The status of a step after the events so far."""
+        known = self._statuses.get(number)
+        return self.state.steps[number].status if known is None else known
+
+    def batch(self, slot: int) -> BatchState:
+        """A batch after the events so far."""
+        known = self._batches.get(slot)
+        if known is None:
+            known = self._batches[slot] = msgspec.structs.replace(self.state.batches[slot])
+        return known
+
+    def batch_or_none(self, slot: int) -> BatchState | None:
+        """A batch after the events so far, where the step is one; not to be changed."""
+        return self._batches.get(slot) or self.state.batches.get(slot)
+
+    def leave(self, number: int, status: StepStatus) -> None:
+        """A step has another status now; the counters follow, but for what it enters."""
+        before = self.status_of(number)
+        if before in ACTIVE:
+            self._active -= 1
+        elif before in SUSPENDED:
+            self._suspended -= 1
+        elif before == "waiting_for_retry":
+            self._waiting -= 1
+        self._statuses[number] = status
+
+    def _is_met(self, slot: int) -> bool:
+        return self.state.steps[slot].unmet == self._met.get(slot, 0)
+
+    # -- steps that begin --------------------------------------------------------------------------
+
+    def begin_roots(self) -> None:
+        """Begin what can begin with the task."""
+        for number in self.plan.roots:
+            self._begin(number)
+
+    def again(self, number: int, attempt: int) -> None:
+        """Give out a further try of a step, or the same one again."""
+        spec = self.state.spec_of(number)
+        step = self.state.steps[number]
+        self.leave(number, "enqueued")
+        if spec.child_task is not None:
+            self._request_child(number, spec, attempt)
+        else:
+            self._active += 1
+            self.happened.append(enqueued(self.state.name_of(number), step.uuid, attempt, self.moment))
+
+    def _begin(self, slot: int) -> None:
+        spec = self.plan.steps[slot]
+        if spec.wait_for_signal is not None:
+            self._await_signal(slot, spec)
+        elif spec.child_task is not None:
+            self._request_child(slot, spec, 1)
+        else:
+            self._statuses[slot] = "enqueued"
+            self._active += 1
+            self.happened.append(enqueued(spec.name, self.state.steps[slot].uuid, 1, self.moment))
+
+    def _request_child(self, number: int, spec: StepSpec, attempt: int) -> None:
+        child = spec.child_task
+        assert child is not None
+        uuid = self.state.steps[number].uuid
+        context, problems = child_context(
+            self.state, child, self._results, self.moment.limits.child_depth_max
+        )
+        self._statuses[number] = "waiting_for_child"
+        self._suspended += 1
+        self.happened.append(
+            events.ChildRequested(
+                step_name=spec.name,
+                step_uuid=uuid,
+                attempt=attempt,
+                lease_token=lease_token(uuid, attempt, self.moment),
+                child_task_id=child_task_id(uuid, attempt),
+                namespace=child.namespace or self.plan.ref.namespace,
+                name=child.name,
+                version=child.version,
+                context=context,
+                depth=self.state.depth + 1,
+                problems=tuple(problems),
+            )
+        )
+
+    def _await_signal(self, slot: int, spec: StepSpec) -> None:
+        signal = spec.wait_for_signal
+        assert signal is not None
+        seconds = signal.timeout_seconds
+        self._statuses[slot] = "waiting_for_signal"
+        self._suspended += 1
+        self.happened.append(
+            events.SignalAwaited(
+                step_name=spec.name,
+                step_uuid=self.state.steps[slot].uuid,
+                signal=signal.name,
+                attempt=1,
+                deadline_at_ms=None if seconds is None else self.moment.now_ms + round(seconds * 1000),
+            )
+        )
+        for kept in self.state.mailbox:
+            if kept.signal == signal.name and kept.signal_id not in self._signals_taken:
+                self._signals_taken.add(kept.signal_id)
+                self.take_signal(slot, kept.payload)
+                return
+
+    def take_signal(self, slot: int, payload: str) -> None:
+        """The signal that a step waits for is there, or its default is taken."""
+        result = raw(payload)
+        self.happened.append(
+            events.StepCompleted(
+                step_name=self.plan.steps[slot].name,
+                step_uuid=self.state.steps[slot].uuid,
+                attempt=1,
+                result=result,
+                worker_id="signal",
+            )
+        )
+        self.complete(slot, result)
+
+    # -- steps that end ----------------------------------------------------------------------------
+
+    def complete(self, number: int, result: msgspec.Raw) -> None:
+        """A step has completed (its event is in `happened`)."""
+        self.leave(number, "complete")
+        self._done += 1
+        self._results[self.state.name_of(number)] = result
+        slot = self.state.steps[number].made_from
+        if slot < 0:
+            self._resolve(number)
+            return
+        batch = self.batch(slot)
+        batch.running -= 1
+        batch.succeeded += 1
+        self._go_on_with_batch(slot, batch)
+
+    def _resolve(self, slot: int) -> None:
+        """Nothing has to wait for this step of the plan any more."""
+        for dependent in self.plan.dependents[slot]:
+            self._met[dependent] = self._met.get(dependent, 0) + 1
+            self._touched[dependent] = None
+
+    def decided(self, decider: int, named: Iterable[int]) -> Growth:
+        """What exists and what never will, now that a decider has completed; call `grown` after its event."""
+        growth = Growth(self.plan, self.status_of)
+        growth.settle(decider, named)
+        return growth
+
+    def grown(self, growth: Growth) -> None:
+        """The event that tells of a growth is in `happened`: go on with what follows."""
+        for number in growth.created:
+            expands = self.plan.steps[number].type == "batch_worker"
+            self._statuses[number] = "expanded" if expands else "pending"
+            self._touched[number] = None
+            if not expands:
+                self._existing += 1
+        for number in growth.excluded:
+            self._statuses[number] = "excluded"
+            self._resolve(number)
+        for number in growth.skipped:
+            self._statuses[number] = "skipped"
+            self._existing += 1
+            self._done += 1
+            self.happened.append(
+                events.StepSkipped(
+                    step_name=self.plan.steps[number].name,
+                    step_uuid=self.state.steps[number].uuid,
+                    reason="no_branches",
+                )
+            )
+            self._resolve(number)
+
+    # -- batches -----------------------------------------------------------------------------------
+
+    def expand(self, slot: int, count: int, *, is_no_op: bool) -> None:
+        """A batch worker is made into `count` steps (the event is in `happened`)."""
+        self._batches[slot] = BatchState(first=len(self.state.steps), count=count, is_no_op=is_no_op)
+        self._existing += count
+        self._touched[slot] = None
+
+    def _go_on_with_batch(self, slot: int, batch: BatchState) -> None:
+        spec = self.plan.batch_of(slot)
+        while (
+            not batch.stopped
+            and batch.begun < batch.count
+            and (spec.parallelism is None or batch.running < spec.parallelism)
+        ):
+            batch.begun += 1
+            batch.running += 1
+            name = worker_name(self.plan.steps[slot].name, batch.begun)
+            self._statuses[batch.first + batch.begun - 1] = "enqueued"
+            self._active += 1
+            self.happened.append(enqueued(name, step_uuid(self.state.task_id, name), 1, self.moment))
+        if batch.succeeded and batch.succeeded + batch.failed == batch.count:
+            if batch.failed and spec.failure_strategy != "continue_on_failure":
+                return
+            self.happened.append(
+                events.BatchCompleted(
+                    worker_template=self.plan.steps[slot].name,
+                    succeeded_count=batch.succeeded,
+                    failed_count=batch.failed,
+                )
+            )
+            self._resolve(slot)
+
+    def _batch_failed(self, number: int, slot: int, *, tolerated: bool) -> None:
+        batch = self.batch(slot)
+        batch.running -= 1
+        batch.failed += 1
+        if tolerated:
+            self._done += 1
+        elif self.plan.batch_of(slot).failure_strategy == "fail_fast" and not batch.stopped:
+            self._stop_batch(number, slot, batch)
+        self._go_on_with_batch(slot, batch)
+
+    def _stop_batch(self, number: int, slot: int, batch: BatchState) -> None:
+        cancelled = 0
+        batch.stopped = True
+        for worker in range(batch.first, batch.first + batch.count):
+            if self.status_of(worker) in ("pending", "waiting_for_retry"):
+                self.leave(worker, "cancelled")
+                cancelled += 1
+        self.happened.append(
+            events.BatchStopped(
+                worker_template=self.plan.steps[slot].name,
+                failed_step=self.state.name_of(number),
+                cancelled_count=cancelled,
+            )
+        )
+
+    # -- failures ----------------------------------------------------------------------------------
+
+    def fail(self, number: int, failure: Failed) -> None:
+        """One try failed: another one later, at once, or the end of the step."""
+        state, plan = self.state, self.plan
+        spec = state.spec_of(number)
+        step = state.steps[number]
+        name = state.name_of(number)
+        slot = step.made_from
+        reason = self._final(number, spec, failure)
+        if reason is None:
+            delay_ms, source = self._delay(spec, step.attempt, failure)
+            self.happened.append(
+                events.StepRetryScheduled(
+                    step_name=name,
+                    step_uuid=step.uuid,
+                    attempt=step.attempt,
+                    error_type=failure.error_type,
+                    error_code=failure.error_code,
+                    error_message=failure.error_message,
+                    settled_by=failure.settled_by,
+                    delay_ms=delay_ms,
+                    delay_source=source,
+                    retry_at_ms=self.moment.now_ms + delay_ms,
+                    worker_id=failure.worker_id,
+                    metadata=failure.metadata,
+                )
+            )
+            self.leave(number, "waiting_for_retry")
+            self._waiting += 1
+            if delay_ms == 0:
+                self.again(number, step.attempt + 1)
+            return
+        if step.compensates >= 0:
+            self.undoing.failed(number, failure, reason)
+            return
+        tolerated = slot >= 0 and self._tolerates(slot)
+        self.leave(number, "error")
+        if not tolerated:
+            self._newly_failed.append(number)
+        self._faults[number] = failure
+        self.happened.append(
+            events.StepFailed(
+                step_name=name,
+                step_uuid=step.uuid,
+                attempt=step.attempt,
+                error_type=failure.error_type,
+                error_code=failure.error_code,
+                error_message=failure.error_message,
+                failure_reason=reason,
+                settled_by=failure.settled_by,
+                task_name=plan.ref.name,
+                namespace=plan.ref.namespace,
+                context=raw(state.context),
+                worker_id=failure.worker_id,
+                metadata=failure.metadata,
+                tolerated=tolerated,
+                compensation_steps=failure.undo,
+            )
+        )
+        if slot >= 0:
+            self._batch_failed(number, slot, tolerated=tolerated)
+
+    def _final(self, number: int, spec: StepSpec, failure: Failed) -> str | None:
+        """Why no further try follows; `None` where one does."""
+        step = self.state.steps[number]
+        if not failure.retryable:
+            return "permanent"
+        if not spec.retry.retryable:
+            return "not_retryable"
+        if step.attempt >= spec.retry.max_attempts:
+            return "attempts_exhausted"
+        if step.made_from >= 0 and self.batch(step.made_from).stopped:
+            return "batch_stopped"
+        return None
+
+    def _delay(self, spec: StepSpec, attempt: int, failure: Failed) -> tuple[int, str]:
+        if failure.retry_after_ms is None:
+            return backoff_delay_ms(spec, attempt, self.moment.entropy), "backoff"
+        cap = self.plan.max_retry_after_ms
+        delay_ms = min(failure.retry_after_ms, DEFAULT_RETRY_AFTER_MS_MAX if cap is None else cap)
+        return delay_ms, "at_once" if failure.settled_by == "lost" else "retry_after"
+
+    def _tolerates(self, slot: int) -> bool:
+        """Whether the failure of one more worker is put up with: somebody must have succeeded, or still may."""
+        batch = self.batch(slot)
+        return (
+            self.plan.batch_of(slot).failure_strategy == "continue_on_failure"
+            and batch.count - batch.failed > 1
+        )
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def finish(self) -> list[events.Event]:
+        """Begin what has become ready, end or block the task where nothing can go on; returns all events."""
+        while self._touched:
+            ready = sorted(slot for slot in self._touched if self._is_met(slot))
+            self._touched.clear()
+            for slot in ready:
+                status = self.status_of(slot)
+                if status == "pending":
+                    self._begin(slot)
+                elif status == "expanded" and not self.batch(slot).begun:
+                    self._go_on_with_batch(slot, self.batch(slot))
+        if self.state.phase in ("compensating", "blocked_by_failures"):
+            return self.happened
+        if self._active or self._waiting or self._suspended:
+            return self.happened
+        failed = [*self.state.failed, *self._newly_failed]
+        if failed:
+            self._stuck(failed)
+        elif self._done == self._existing:
+            self.happened.append(task_completed(self.state, self._done, self.moment))
+        return self.happened
+
+    def _stuck(self, failed: list[int]) -> None:
+        """Nothing can go on: the task is undone, ends in error or waits for an operator, as its template says."""
+        names = tuple(self.state.name_of(number) for number in failed[:NAMED_STEPS_MAX])
+        message, code = self.error_of(failed[-1])
+        wishing = [*failed, *self._put_up_with(failed)]
+        undo_named = any(self.undo_of(number) for number in wishing)
+        if self.plan.on_failure == "compensate" or undo_named:
+            self.undoing.begin(wishing, names, message, code)
+        elif self.plan.on_failure == "fail":
+            self.happened.append(self.undoing.task_failed(names, message, code))
+        else:
+            self.happened.append(
+                events.TaskBlocked(
+                    task_name=self.plan.ref.name,
+                    namespace=self.plan.ref.namespace,
+                    failed_steps=names,
+                    unreachable_steps_count=self._unreachable_count(failed),
+                    error_message=message,
+                    error_code=code,
+                )
+            )
+
+    def _put_up_with(self, failed: list[int]) -> list[int]:
+        """The other batches that failed: now that the task cannot complete, their wishes count too."""
+        known = set(failed)
+        batches = (self._batches.get(slot) or batch for slot, batch in self.state.batches.items())
+        return [
+            number
+            for batch in batches
+            if batch.failed
+            for number in range(batch.first, batch.first + batch.count)
+            if self.status_of(number) == "error" and number not in known
+        ]
+
+    def _unreachable_count(self, failed: list[int]) -> int:
+        if self.plan.plain:
+            return self.plan.descendants_count(failed)
+        # Nothing goes on any more: whatever may exist and has not begun waits for one that failed.
+        return sum(self._has_not_begun(slot) for slot in range(len(self.plan.steps)))
+
+    def _has_not_begun(self, slot: int) -> bool:
+        status = self.status_of(slot)
+        return status in ("absent", "pending") or (status == "expanded" and not self.batch(slot).begun)
+
+    def error_of(self, number: int) -> tuple[str, str | None]:
+        """Message and code of a step's last failure."""
+        failure = self._faults.get(number)
+        if failure is not None:
+            return failure.error_message, failure.error_code
+        fault = self.state.steps[number].fault
+        return ("", None) if fault is None else (fault.error_message, fault.error_code)
+
+    def undo_of(self, number: int) -> tuple[str, ...]:
+        """What the last failure of a step wants undone."""
+        failure = self._faults.get(number)
+        return self.state.steps[number].undo if failure is None else failure.undo

@@ -1,0 +1,94 @@
+"""What the events of a task order to be sent: dispatches for workers, orders for children, outcomes for parents.
+
+An order follows from an event that is committed and from the task's state, so a new owner of the shard sends it
+again from the same event; whoever gets it twice recognises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from stepweave_orchestrator.core import build_dispatch
+from stepweave_orchestrator.core.children import begun, cancel_order, ended, start_order
+from stepweave_schemas import events, subjects
+from stepweave_schemas.child import TaskOrder
+from stepweave_schemas.codec import encode
+from stepweave_schemas.dispatch import DISPATCH_BYTES_MAX
+from stepweave_schemas.result import Outcome
+
+from .actors import TaskActor
+
+#: The events that order something for a step of the task itself: void once the try they are about is over.
+OPENING: Final = frozenset({events.StepEnqueued.TYPE, events.ChildRequested.TYPE})
+#: Those that order something for another task: they hold whatever has happened since.
+REPORTING: Final = frozenset(
+    {
+        events.ChildCancelRequested.TYPE,
+        events.TaskCompleted.TYPE,
+        events.TaskFailed.TYPE,
+        events.TaskCancelled.TYPE,
+    }
+)
+
+
+class Order(NamedTuple):
+    """A message that an event orders, ready to publish."""
+
+    subject: str
+    #: The same when the order is published again, and unguessable where workers can read it.
+    message_id: str
+    payload: bytes
+    #: Of a dispatch: the namespace and queue whose stream must exist. Others go to the CMD stream.
+    namespace: str = ""
+    queue: str = ""
+
+
+def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], int]) -> Order | None:
+    """What an event of a task orders, if anything (any more)."""
+    if isinstance(event, events.StepEnqueued):
+        return dispatch_order(actor, event.step_name, event.attempt, event.lease_token)
+    if isinstance(event, events.ChildRequested):
+        start = start_order(actor.state, event, actor.result_subject)
+        return None if start is None else task_order(start, f"c{event.lease_token}", shard_of)
+    if isinstance(event, events.ChildCancelRequested):
+        return task_order(cancel_order(actor.state, event), f"x{event.child_task_id}", shard_of)
+    parent = actor.state.parent
+    if parent is None:
+        return None
+    if isinstance(event, events.TaskCreated):
+        said: Outcome | None = begun(actor.state.task_id, parent, actor.state.created_at_ms)
+    else:
+        said = ended(actor.state) if event.TYPE in REPORTING else None
+    return None if said is None else outcome_order(said, parent.result_subject)
+
+
+def dispatch_order(actor: TaskActor, step_name: str, attempt: int, lease_token: str) -> Order | None:
+    """The dispatch of one try; `None` where the try is over."""
+    state = actor.state
+    dispatch = build_dispatch(state, step_name, attempt, lease_token, actor.result_subject)
+    if dispatch is None:
+        return None
+    payload = encode(dispatch)
+    if len(payload) > DISPATCH_BYTES_MAX:
+        # Large settings, a large context and a large checkpoint leave no room: the worker asks for the results.
+        without = {"dependency_results": {}, "dependency_results_complete": False}
+        payload = encode(msgspec.structs.replace(dispatch, **without))
+    number = state.the_plan.index.get(step_name, -1)
+    spec = state.the_plan.steps[number] if number >= 0 else state.spec_of(state.number_of(step_name))
+    queue = spec.queue
+    namespace = dispatch.namespace
+    subject = subjects.dispatch(namespace, queue, subjects.priority_class(state.priority))
+    return Order(subject, f"d{lease_token}", payload, namespace, queue)
+
+
+def outcome_order(said: Outcome, result_subject: str) -> Order:
+    """What a child says to the step that started it; on the way of a worker's results."""
+    return Order(result_subject, f"p{said.lease_token}{said.KIND}", encode(said))
+
+
+def task_order(order: TaskOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
+    """A durable command to another task."""
+    return Order(subjects.command(shard_of(order.task_id), order.task_id), message_id, encode(order))

@@ -1,0 +1,98 @@
+"""What registration refuses although the template is sound."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from stepweave_orchestrator.runtime.support import INITIALIZATION_BYTES_MAX, out_of_bounds, unsupported
+from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
+from stepweave_schemas.template import Problem, TaskTemplate, load_template
+
+EVERYTHING_DYNAMIC = """\
+name: t
+on_failure: compensate
+steps:
+- {name: choose, handler: h, type: decision_point}
+- name: split
+  handler: h
+  type: batchable
+  depends_on: choose
+  batch_config: {worker_template: work, parallelism: 4, failure_strategy: continue_on_failure}
+- {name: work, handler: h, type: batch_worker, depends_on: split, compensation: {handler: undo, retry: {limit: 2}}}
+- {name: approve, depends_on: choose, wait_for_signal: {name: go, timeout_seconds: 5, default: {ok: false}}}
+- {name: refund, depends_on: approve, child_task: {name: other, context: {by: "${steps.approve.by}"}}}
+- {name: finish, handler: h, type: deferred, depends_on: [work, refund]}
+"""
+
+
+def template(step: dict[str, Any], **fields: Any) -> TaskTemplate:
+    document = {"name": "t", "steps": [{"name": "a", **step}], **fields}
+    return load_template(json.dumps(document)).template
+
+
+def paths(problems: tuple[Problem, ...], code: str, severity: str = "error") -> list[str]:
+    return [problem.path for problem in problems if (problem.code, problem.severity) == (code, severity)]
+
+
+def test_what_runs_is_not_refused() -> None:
+    loaded = load_template(EVERYTHING_DYNAMIC)
+    assert loaded.warnings == ()
+    assert unsupported(loaded.template, "t.yaml") == ()
+    assert out_of_bounds(loaded.template, "t.yaml") == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "step", "path"),
+    [
+        ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
+        ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
+        ({}, {"circuit_breaker": {"failure_threshold": 3}}, "steps[0].circuit_breaker"),
+        ({}, {"concurrency": {"limit": 1}}, "steps[0].concurrency"),
+        ({"concurrency": {"limit": 1}}, {}, "concurrency"),
+        ({"domain_events": ["order.paid"]}, {}, "domain_events"),
+        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
+    ],
+)
+def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str, Any], path: str) -> None:
+    found = unsupported(template({"handler": "h", **step}, **fields), "t.yaml")
+    assert paths(found, "NOT_SUPPORTED") == [path]
+
+
+@pytest.mark.parametrize("key", ["skippable", "system_dependency"])
+def test_what_has_no_effect_is_warned_about(key: str) -> None:
+    value = {"skippable": True, "system_dependency": "bank"}[key]
+    found = unsupported(template({"handler": "h", key: value}), "t.yaml")
+    assert paths(found, "NOT_SUPPORTED", "warning") == [f"steps[0].{key}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "bytes_max"),
+    [
+        ("handler.initialization", INITIALIZATION_BYTES_MAX),
+        ("compensation.handler.initialization", INITIALIZATION_BYTES_MAX),
+        ("wait_for_signal.default", RESULT_BYTES_MAX),
+        ("child_task.context", CONTEXT_BYTES_MAX),
+    ],
+)
+def test_what_no_message_could_carry_is_refused(path: str, bytes_max: int) -> None:
+    def sized(length: int) -> TaskTemplate:
+        around = len('{"x":""}')
+        step: dict[str, Any] = (
+            {"handler": {"callable": "h"}} if path.split(".")[0] in ("handler", "compensation") else {}
+        )
+        inner = step
+        *way, last = path.split(".")
+        for key in way:
+            inner = inner.setdefault(key, {} if key != "handler" else {"callable": "h"})
+        if way[0] in ("wait_for_signal", "child_task"):
+            inner["name"] = "other"
+        inner[last] = {"x": "x" * (length - around)}
+        return template(step)
+
+    assert out_of_bounds(sized(bytes_max), "t.yaml") == ()
+    found = out_of_bounds(sized(bytes_max + 1), "t.yaml")
+    assert paths(found, "BAD_VALUE") == [f"steps[0].{path}"]
+    assert f"at most {bytes_max}" in found[0].message
