@@ -33,6 +33,8 @@ from .store import (
     ShardRow,
     Snapshot,
     StoreUnavailable,
+    StreamFilter,
+    StreamRow,
     TaskFilter,
     TaskRow,
     TemplateRow,
@@ -78,6 +80,7 @@ class MemoryEventStore(EventStore):
         self._checkpoints: dict[int, int] = {}
         self._tasks: dict[str, TaskRow] = {}
         self._templates: dict[tuple[str, str, str], tuple[int, TemplateRow]] = {}
+        self._stream_rows: dict[str, StreamRow] = {}
 
     async def close(self) -> None:
         """Refuse every further call. Idempotent."""
@@ -293,6 +296,7 @@ class MemoryEventStore(EventStore):
         position: int,
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
+        streams: Sequence[StreamRow] = (),
     ) -> None:
         """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
         self._check_open()
@@ -302,6 +306,10 @@ class MemoryEventStore(EventStore):
                 self._tasks[task.task_id] = storable(task)
         for template in map(storable, templates):
             self._templates[template.namespace, template.name, template.version] = (shard, template)
+        for stream in newest_rows(streams):
+            shown = self._stream_rows.get(stream.stream_id)
+            if shown is None or shown.version <= stream.version:
+                self._stream_rows[stream.stream_id] = storable(stream)
         self._checkpoints[shard] = max(self._checkpoints.get(shard, 0), position)
 
     async def projected_position(self, shard: int) -> int:
@@ -313,10 +321,11 @@ class MemoryEventStore(EventStore):
         """Empty the projections of a shard (or of all) and set the checkpoint to 0, for a rebuild."""
         self._check_open()
         if shard is None:
-            self._tasks, self._templates, self._checkpoints = {}, {}, {}
+            self._tasks, self._templates, self._stream_rows, self._checkpoints = {}, {}, {}, {}
             return
         self._tasks = {key: row for key, row in self._tasks.items() if row.shard != shard}
         self._templates = {key: row for key, row in self._templates.items() if row[0] != shard}
+        self._stream_rows = {key: row for key, row in self._stream_rows.items() if row.shard != shard}
         self._checkpoints.pop(shard, None)
 
     async def list_tasks(self, filter: TaskFilter) -> tuple[list[TaskRow], int]:
@@ -340,6 +349,28 @@ class MemoryEventStore(EventStore):
         self._check_open()
         found = [row for _, row in self._templates.values() if namespace in (None, row.namespace)]
         return sorted(found, key=lambda row: (row.namespace, row.name, row.registered_at_ms, row.version))
+
+    async def list_streams(self, filter: StreamFilter) -> list[StreamRow]:
+        """One page of the system's own streams of one kind, in order of namespace, name and id."""
+        self._check_open()
+        check_page(filter)
+        found = [
+            row
+            for row in self._stream_rows.values()
+            if row.kind == filter.kind
+            and filter.namespace in (None, row.namespace)
+            and filter.name in (None, row.name)
+            and (not filter.statuses or row.status in filter.statuses)
+        ]
+        found.sort(key=lambda row: (row.namespace[:200], row.name[:200], row.stream_id))
+        return found[filter.offset : filter.offset + filter.limit]
+
+    async def open_streams(self, shard: int) -> list[str]:
+        """Ids of the shard's system streams that are shown as open."""
+        self._check_open()
+        return sorted(
+            row.stream_id for row in self._stream_rows.values() if row.shard == shard and row.is_open
+        )
 
     async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position."""

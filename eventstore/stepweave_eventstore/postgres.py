@@ -30,7 +30,7 @@ from .checks import (
 )
 from .migrate import refuse_unmigrated
 from .postgres_errors import stream_in_conflict, translated
-from .projection_rows import encode_rows, newest_rows, task_row, template_row
+from .projection_rows import encode_rows, newest_rows, stream_row, task_row, template_row
 from .sessions import Sessions
 from .statements import statement
 from .store import (
@@ -42,6 +42,8 @@ from .store import (
     ShardAppend,
     ShardRow,
     Snapshot,
+    StreamFilter,
+    StreamRow,
     TaskFilter,
     TaskRow,
     TemplateRow,
@@ -281,8 +283,11 @@ class PostgresEventStore(EventStore):
         position: int,
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
+        streams: Sequence[StreamRow] = (),
     ) -> None:
         """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
+        if streams:
+            await self._on_pool("project_streams", encode_rows(newest_rows(streams)))
         latest = {(row.namespace, row.name, row.version): row for row in templates}
         await self._on_pool(
             "project", shard, position, encode_rows(newest_rows(tasks)), encode_rows(list(latest.values()))
@@ -337,6 +342,20 @@ class PostgresEventStore(EventStore):
             return [template_row(row) for row in await self._on_pool("list_templates", namespace)]
         except UnstorableEvent:  # What cannot be stored is not found.
             return []
+
+    async def list_streams(self, filter: StreamFilter) -> list[StreamRow]:
+        """One page of the system's own streams of one kind, in order of namespace, name and id."""
+        check_page(filter)
+        conditions = (filter.kind, filter.namespace, filter.name, filter.statuses)
+        try:
+            rows = await self._on_pool("list_streams", *conditions, filter.limit, filter.offset)
+        except UnstorableEvent:  # What cannot be stored is not found.
+            return []
+        return [stream_row(row) for row in rows]
+
+    async def open_streams(self, shard: int) -> list[str]:
+        """Ids of the shard's system streams that are shown as open."""
+        return [row[0] for row in await self._on_pool("open_streams", shard)]
 
     async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position."""

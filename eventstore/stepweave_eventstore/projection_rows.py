@@ -12,15 +12,16 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from .checks import UNSTORABLE_CHARACTER
-from .store import TaskRow, TemplateRow
+from .store import StreamRow, TaskRow, TemplateRow
 
-Row = TypeVar("Row", TaskRow, TemplateRow)
+Row = TypeVar("Row", TaskRow, TemplateRow, StreamRow)
+Versioned = TypeVar("Versioned", TaskRow, StreamRow)
 
 _REPLACEMENT: Final = "\ufffd"
 
 
 def storable(row: Row) -> Row:
-    """The row with U+FFFD for every character that cannot be stored, and its tags as a tuple."""
+    """The row with U+FFFD for every character that cannot be stored, and its tags as a tuple; a summary's JSON anew."""
     changes: dict[str, object] = {}
     for field in row.__struct_fields__:
         value = getattr(row, field)
@@ -28,7 +29,18 @@ def storable(row: Row) -> Row:
             changes[field] = UNSTORABLE_CHARACTER.sub(_REPLACEMENT, value)
         elif field == "tags":
             changes[field] = tuple(UNSTORABLE_CHARACTER.sub(_REPLACEMENT, tag) for tag in value)
+        elif field == "summary":
+            changes[field] = msgspec.Raw(msgspec.json.encode(_clean(msgspec.json.decode(value))))
     return msgspec.structs.replace(row, **changes)
+
+
+def _clean(value: Any) -> Any:
+    """A JSON value with U+FFFD for every character in its texts that cannot be stored."""
+    if isinstance(value, str):
+        return UNSTORABLE_CHARACTER.sub(_REPLACEMENT, value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
 
 
 def encode_rows(rows: Sequence[Row]) -> str:
@@ -42,13 +54,14 @@ def encode_rows(rows: Sequence[Row]) -> str:
     return msgspec.json.encode([storable(row) for row in rows]).decode()
 
 
-def newest_rows(rows: Sequence[TaskRow]) -> list[TaskRow]:
-    """One row a task: the one with the highest version, the later of two equal ones."""
-    newest: dict[str, TaskRow] = {}
+def newest_rows(rows: Sequence[Versioned]) -> list[Versioned]:
+    """One row a task or stream: the one with the highest version, the later of two equal ones."""
+    newest: dict[str, Versioned] = {}
     for row in rows:
-        kept = newest.get(row.task_id)
+        key = row.task_id if isinstance(row, TaskRow) else row.stream_id
+        kept = newest.get(key)
         if kept is None or kept.version <= row.version:
-            newest[row.task_id] = row
+            newest[key] = row
     return list(newest.values())
 
 
@@ -61,3 +74,9 @@ def task_row(columns: Sequence[Any]) -> TaskRow:
 def template_row(columns: Sequence[Any]) -> TemplateRow:
     """A row from its columns, in the order of the struct's fields."""
     return TemplateRow(**dict(zip(TemplateRow.__struct_fields__, columns, strict=True)))
+
+
+def stream_row(columns: Sequence[Any]) -> StreamRow:
+    """A row from its columns, in the order of the struct's fields."""
+    fields = dict(zip(StreamRow.__struct_fields__, columns, strict=True))
+    return StreamRow(**{**fields, "summary": msgspec.Raw(fields["summary"].encode())})

@@ -28,13 +28,15 @@ from typing import Protocol
 
 import msgspec
 
+_EMPTY_OBJECT = msgspec.Raw(b"{}")
+
 #: The `head_hash` of a ledger without events.
 GENESIS_HASH = bytes(32)
 
 #: Statuses of the `tasks` projection that a task does not leave; `unfinished_tasks` leaves them out.
 FINISHED_STATUSES = frozenset({"complete", "error", "cancelled", "resolved_manually"})
 
-#: The largest `limit` of `list_tasks`.
+#: The largest `limit` of `list_tasks` and `list_streams`.
 LIST_LIMIT_MAX = 1_000
 
 #: The largest number of shards of an installation.
@@ -193,6 +195,36 @@ class TemplateRow(msgspec.Struct, frozen=True, kw_only=True):
     registered_by: str
 
 
+class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the `streams` projection: a stream of the system's own that is an actor."""
+
+    stream_id: str
+    shard: int
+    version: int
+    #: Such as `schedule`.
+    kind: str
+    namespace: str
+    name: str
+    status: str
+    #: It may have something under way that the shard's next owner has to look after.
+    is_open: bool
+    updated_at_ms: int
+    #: What lists show, as JSON; its shape is the kind's.
+    summary: msgspec.Raw = _EMPTY_OBJECT
+
+
+class StreamFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What `list_streams` selects; absent fields do not restrict. Ordered by namespace, name and id."""
+
+    kind: str
+    namespace: str | None = None
+    name: str | None = None
+    statuses: Sequence[str] = ()
+    #: 1 ≤ limit ≤ LIST_LIMIT_MAX
+    limit: int = 50
+    offset: int = 0
+
+
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What `list_tasks` selects; absent fields do not restrict. Ordered by creation, newest first."""
 
@@ -307,10 +339,11 @@ class EventStore(Protocol):
         position: int,
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
+        streams: Sequence[StreamRow] = (),
     ) -> None:
-        """Upsert rows and move the shard's checkpoint forward to `position`, all in one commit.
+        """Upsert rows and move the shard's checkpoint forward to `position`, which is not moved before the rows are in.
 
-        A task's row is left alone where the one that is kept has a higher version, so a batch may be given
+        The row of a task or stream is left alone where the one that is kept has a higher version, so a batch may be given
         again. What a database's text cannot hold (NUL, half a surrogate pair) is kept as U+FFFD: the
         projection is for people and searches, the event has the exact text.
         """
@@ -333,6 +366,12 @@ class EventStore(Protocol):
 
     async def list_templates(self, namespace: str | None = None) -> list[TemplateRow]:
         """All template versions (of one namespace), ordered by namespace, name and registration."""
+
+    async def list_streams(self, filter: StreamFilter) -> list[StreamRow]:
+        """One page of the system's own streams of one kind."""
+
+    async def open_streams(self, shard: int) -> list[str]:
+        """Ids of the shard's system streams that are shown as open."""
 
     def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position.

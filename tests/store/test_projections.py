@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from stepweave_eventstore.store import EventStore, TaskFilter, TaskRow, TemplateRow
+from stepweave_eventstore.store import EventStore, StreamFilter, StreamRow, TaskFilter, TaskRow, TemplateRow
 
+EMPTY = msgspec.Raw(b"{}")
 NOON_MS = 1_767_268_800_123
-A, B, C = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "abc")
+A, B, C, D = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "abcd")
 
 
 def task(task_id: str, **changes: Any) -> TaskRow:
@@ -188,6 +189,61 @@ async def test_templates_are_listed_in_order_of_registration(store: EventStore) 
     changed = [template("1.0.0", description="old"), template("1.0.0", description="new")]
     await store.project(shard=1, position=2, templates=changed)
     assert [row.description for row in await store.list_templates("payments")] == ["", "new", ""]
+
+
+def stream(stream_id: str, **changes: Any) -> StreamRow:
+    row = StreamRow(
+        stream_id=stream_id,
+        shard=0,
+        version=1,
+        kind="schedule",
+        namespace="payments",
+        name="daily",
+        status="active",
+        is_open=False,
+        updated_at_ms=NOON_MS,
+        summary=msgspec.Raw(b'{"note": "\\u0000"}'),
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+async def test_streams_are_listed_by_kind(store: EventStore) -> None:
+    rows = [
+        stream(A, name="Zebra"),
+        stream(B, status="paused", is_open=True, version=2),
+        stream(C, namespace="a", shard=1, is_open=True),
+        stream(D, kind="gate", summary=msgspec.Raw(b"{}")),
+    ]
+    await store.project(shard=0, position=1, streams=rows)
+    # An older row does not come back, a newer one does.
+    newer = stream(A, name="Zebra", version=3, status="done \x00")
+    await store.project(shard=0, position=2, streams=[newer, stream(B), stream(A, name="Zebra")])
+    shown = msgspec.structs.replace(newer, status="done \ufffd")
+
+    async def listed(**filter: Any) -> list[StreamRow]:
+        found = await store.list_streams(StreamFilter(**{"kind": "schedule", **filter}))
+        assert all(
+            msgspec.json.decode(row.summary) == {"note": "\ufffd"} for row in found if row.kind == "schedule"
+        )
+        return [msgspec.structs.replace(row, summary=EMPTY) for row in found]
+
+    rows = [msgspec.structs.replace(row, summary=EMPTY) for row in rows]
+    shown = msgspec.structs.replace(shown, summary=EMPTY)
+    assert await listed() == [rows[2], shown, rows[1]]
+    assert await listed(kind="gate") == [rows[3]]
+    assert await listed(namespace="payments", name="daily") == [rows[1]]
+    assert await listed(statuses=("paused",)) == [rows[1]]
+    assert await listed(limit=1, offset=1) == [shown]
+    assert await listed(namespace="\x00") == await listed(name="none") == []
+    assert await store.open_streams(0) == [B]
+    assert await store.open_streams(1) == [C]
+    with pytest.raises(ValueError, match="limit"):
+        await listed(limit=0)
+    await store.reset_projections(1)
+    assert await listed() == [shown, rows[1]]
+    await store.reset_projections()
+    assert await listed() == []
+    assert await store.open_streams(0) == []
 
 
 async def test_projections_can_be_emptied_and_rebuilt(store: EventStore) -> None:

@@ -3,5 +3,7 @@ WITH checkpoint AS (
     DELETE FROM stepweave.projection_checkpoints WHERE shard = $1
 ), gone AS (
     DELETE FROM stepweave.templates WHERE shard = $1
+), streams_gone AS (
+    DELETE FROM stepweave.streams WHERE shard = $1
 )
 DELETE FROM stepweave.tasks WHERE shard = $1

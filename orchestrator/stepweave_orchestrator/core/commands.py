@@ -65,8 +65,12 @@ class SignalTask(msgspec.Struct, frozen=True):
     sent_by: str
 
 
+class StreamCommand(msgspec.Struct, frozen=True):
+    """Base of what may be asked of a stream of the system's own, by its kind."""
+
+
 class Wake(msgspec.Struct, frozen=True):
-    """A timer of the task is due: a delayed start, a retry, a time-out."""
+    """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
 Command = CreateTask | CancelTask | SignalTask | Wake | AnyOutcome

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from stepweave_orchestrator.core.state import TaskState
 from stepweave_orchestrator.core.template_stream import TemplateState
 from stepweave_schemas import subjects
 from stepweave_schemas.events import TemplateRef
+
+if TYPE_CHECKING:
+    from .stream_kind import StreamKind
 
 #: Where events of the system's own streams stand on the signal feed.
 SYSTEM_NAMESPACE = "_system"
@@ -44,6 +48,43 @@ class TemplateActor:
         self.event_prefix = subjects.event(state.namespace, state.name, stream_id, "")
 
 
+class StreamActor:
+    """A stream of the system's own that decides, of one kind or another."""
+
+    __slots__ = (
+        "event_prefix",
+        "events_since_snapshot",
+        "kind",
+        "namespace",
+        "saved_wake_ms",
+        "shard",
+        "state",
+        "stream_id",
+        "uncommitted",
+        "weight",
+    )
+
+    def __init__(self, kind: StreamKind, state: Any, stream_id: str, shard: int) -> None:
+        self.kind = kind
+        self.state = state
+        self.stream_id = stream_id
+        self.shard = shard
+        #: The wake-up that the store holds.
+        self.saved_wake_ms: int | None = None
+        self.uncommitted = 0
+        self.weight = 1
+        self.events_since_snapshot = 0
+        #: Known once the first event is applied.
+        self.namespace = self.event_prefix = ""
+        if state.version:
+            self.learn_address()
+
+    def learn_address(self) -> None:
+        """Find out where its events stand on the signal feed."""
+        self.namespace, name = self.kind.address(self.state)
+        self.event_prefix = subjects.event(self.namespace, name, self.stream_id, "")
+
+
 class SystemState:
     """What is known of a system stream: its length."""
 
@@ -66,7 +107,7 @@ class SystemActor:
         self.event_prefix = subjects.event(SYSTEM_NAMESPACE, SYSTEM_NAMESPACE, stream_id, "")
 
 
-Actor = TaskActor | TemplateActor | SystemActor
+Actor = TaskActor | TemplateActor | StreamActor | SystemActor
 
 
 class ActorCache:

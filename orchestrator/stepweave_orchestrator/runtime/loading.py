@@ -17,13 +17,19 @@ from stepweave_schemas.codec import decode_event
 from stepweave_schemas.events import TaskCreated, TemplateRegistered
 from stepweave_schemas.identity import shard_of
 
-from .actors import Actor, SystemActor, TaskActor, TemplateActor
+from .actors import Actor, StreamActor, SystemActor, TaskActor, TemplateActor
+from .stream_kind import StreamKind, decode_state
+from .stream_kinds import KINDS_BY_FIRST_EVENT
 from .templates import TemplateCatalogue
 
 log = structlog.get_logger(__name__)
 
 #: Streams read at the same time.
 CONCURRENT_READS_MAX = 4
+
+
+#: Events of one stream read at a time.
+READ_EVENTS_MAX = 2_000
 
 
 class Unloadable(Exception):
@@ -68,6 +74,9 @@ class ActorLoader:
                 return None
             if first[0].type == TemplateRegistered.TYPE:
                 return await self._template(stream_id)
+            kind = KINDS_BY_FIRST_EVENT.get(first[0].type)
+            if kind is not None:
+                return await self._stream(kind, stream_id)
             if first[0].type != TaskCreated.TYPE:
                 records = await self._store.read_stream(stream_id)
                 return SystemActor(stream_id, records[-1].version, records[-1].shard)
@@ -99,6 +108,28 @@ class ActorLoader:
             ):
                 evolve(state, decode_event(record.data), record.recorded_at_ms)
         return state
+
+    async def _stream(self, kind: StreamKind, stream_id: str) -> StreamActor:
+        state = None
+        snapshot = await self._store.load_snapshot(stream_id, format=kind.snapshot_format)
+        if snapshot is not None:
+            try:
+                state = decode_state(kind, snapshot.state)
+            except msgspec.MsgspecError as error:
+                log.warning("a snapshot is unreadable, replaying all", stream=stream_id, error=str(error))
+        if state is None:
+            state = kind.initial(stream_id)
+        replayed = 0
+        while records := await self._store.read_stream(
+            stream_id, from_version=state.version + 1, limit=READ_EVENTS_MAX
+        ):
+            for record in records:
+                kind.evolve(state, decode_event(record.data), record.recorded_at_ms)
+            replayed += len(records)
+        actor = StreamActor(kind, state, stream_id, self.shard_of(stream_id))
+        actor.events_since_snapshot = replayed
+        actor.saved_wake_ms = kind.next_wake_ms(state)
+        return actor
 
     async def _template(self, stream_id: str) -> TemplateActor | None:
         records = await self._store.read_stream(stream_id)

@@ -30,6 +30,7 @@ from stepweave_eventstore.store import (
     WrongExpectedVersion,
 )
 from stepweave_orchestrator.core import Moment, Rejection, TaskState, Wake, decide, evolve
+from stepweave_orchestrator.core.commands import StreamCommand
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_orchestrator.core.template_stream import (
@@ -52,7 +53,7 @@ from stepweave_schemas.events import (
 )
 from stepweave_schemas.mint import entropy, now_ms
 
-from .actors import Actor, ActorCache, SystemActor, SystemState, TaskActor, TemplateActor
+from .actors import Actor, ActorCache, StreamActor, SystemActor, SystemState, TaskActor, TemplateActor
 from .batch import Batch, Outgoing, Shard, ShardBatch
 from .crash_points import crash_point
 from .loading import ActorLoader
@@ -61,6 +62,7 @@ from .orders import Order, dispatch_order, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
+from .stream_kind import StreamKind, encode_state
 from .timers import Timers
 from .work import Done, Ending, Faulty, Query, Record, ShardMoved, Unstorable, Work
 
@@ -69,6 +71,8 @@ log = structlog.get_logger(__name__)
 #: Waits between attempts to reach the store again.
 STORE_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
+#: A stream of the system's own gets a snapshot after so many events.
+STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task waits.
@@ -292,9 +296,9 @@ class OwnerLoop:
                 happened = decision
                 ending = Done(bool(happened))
         if not happened:
-            if isinstance(command, Wake) and isinstance(actor, TaskActor):
+            if isinstance(command, Wake):
                 # The clock has stepped back since the timer fired: the moment comes again.
-                self._timers.set(work.stream_id, work.shard, actor.state.next_wake_ms())
+                self._timers.set(work.stream_id, work.shard, _next_wake_ms(actor))
             # An answer may rest on events that are not committed yet: then it waits for them.
             if actor.uncommitted:
                 batch.part(shard).endings.append((work, ending))
@@ -303,9 +307,12 @@ class OwnerLoop:
                 if actor.state.version == 0:
                     self.actors.drop((work.stream_id,))
             return
-        if isinstance(actor, TaskActor):
+        if isinstance(actor, TaskActor | StreamActor):
             try:
-                applied = self._apply(actor, happened, batch.now_ms)
+                if isinstance(actor, TaskActor):
+                    applied = self._apply(actor, happened, batch.now_ms)
+                else:
+                    applied = self._apply_to_stream(actor, happened, batch.now_ms)
             except Exception as error:
                 # A fault of ours: nothing of it is in the batch. The actor is half-way, so it is read again.
                 log.exception("events cannot be applied", stream_id=work.stream_id)
@@ -318,6 +325,8 @@ class OwnerLoop:
             actor.uncommitted += 1
         if isinstance(actor, TaskActor):
             self._record_task(actor, work, batch, part, applied)
+        elif isinstance(actor, StreamActor):
+            self._record_stream(actor, work, batch, part, applied)
         else:
             self._record_other(actor, work, batch, part, happened)
         part.endings.append((work, ending))
@@ -330,7 +339,11 @@ class OwnerLoop:
             return decide_template(actor.state, command)  # type: ignore[return-value]
         if isinstance(command, Record):
             return [command.event]
-        if not isinstance(actor, TaskActor):
+        if isinstance(actor, StreamActor):
+            if not isinstance(command, StreamCommand | Wake):
+                return Rejection("NOT_FOUND", "there is no such task")
+            return actor.kind.decide(actor.state, command, Moment(at_ms, entropy(), self._limits))
+        if not isinstance(actor, TaskActor) or isinstance(command, StreamCommand):
             return Rejection("NOT_FOUND", "there is no such task")
         if work.namespace is not None and work.namespace != actor.state.the_plan.ref.namespace:
             return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
@@ -352,6 +365,18 @@ class OwnerLoop:
             elif kind in _ORDERING and (state.parent is not None or kind not in _SAID_TO_PARENTS):
                 order = order_of(actor, event, self._loader.shard_of)
             applied.append((event, state.version, order))
+        return applied
+
+    def _apply_to_stream(
+        self, actor: StreamActor, happened: list[Event], at_ms: int
+    ) -> list[tuple[Event, int, Order | None]]:
+        kind, state = actor.kind, actor.state
+        applied: list[tuple[Event, int, Order | None]] = []
+        for event in happened:
+            kind.evolve(state, event, at_ms)
+            applied.append((event, state.version, kind.order_of(state, event, self._loader.shard_of)))
+        if not actor.event_prefix:
+            actor.learn_address()
         return applied
 
     def _record_task(
@@ -378,6 +403,27 @@ class OwnerLoop:
             actor.saved_wake_ms = wake_at_ms
             part.wakeups[state.task_id] = wake_at_ms
 
+    def _record_stream(
+        self,
+        actor: StreamActor,
+        work: Work,
+        batch: Batch,
+        part: ShardBatch,
+        applied: list[tuple[Event, int, Order | None]],
+    ) -> None:
+        level = self._settings.signal_level(actor.namespace)
+        for event, version, order in applied:
+            position, envelope = batch.add_event(part, work, version, work.correlation_id, event)
+            signal = None
+            if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
+                signal = actor.event_prefix + event.TYPE
+            part.outgoing.append(Outgoing(position, envelope, signal, order))
+        actor.events_since_snapshot += len(applied)
+        wake_at_ms = actor.kind.next_wake_ms(actor.state)
+        if wake_at_ms != actor.saved_wake_ms:
+            actor.saved_wake_ms = wake_at_ms
+            part.wakeups[work.stream_id] = wake_at_ms
+
     def _record_other(
         self,
         actor: TemplateActor | SystemActor,
@@ -403,6 +449,9 @@ class OwnerLoop:
             actor = TemplateActor(
                 TemplateState(work.seed.namespace, work.seed.name), work.stream_id, work.shard
             )
+        elif isinstance(work.seed, StreamKind):
+            kind = work.seed
+            actor = StreamActor(kind, kind.initial(work.stream_id), work.stream_id, work.shard)
         elif isinstance(work.seed, SystemState):
             actor = SystemActor(work.stream_id, work.seed.version, work.shard)
         else:
@@ -454,8 +503,10 @@ class OwnerLoop:
                 self._projector.changed(number, shard.committed_position, part.touched)
             for stream_id, wake_at_ms in part.wakeups.items():
                 self._timers.set(stream_id, number, wake_at_ms)
-            for actor in part.touched.values():
+            for stream_id, actor in part.touched.items():
                 actor.uncommitted -= 1
+                if isinstance(actor, StreamActor) and not actor.uncommitted:
+                    self._snapshot_long_stream(stream_id, actor)
             crash_point("before_acks")
             for work, ending in part.endings:
                 work.finish(ending)
@@ -583,6 +634,10 @@ class OwnerLoop:
 
     def _passivate(self, stream_id: str, actor: Actor) -> None:
         """Write a snapshot of a long-lived actor that leaves memory."""
+        if isinstance(actor, StreamActor):
+            if actor.events_since_snapshot >= self._settings.snapshot_events_min:
+                self._snapshot_stream(stream_id, actor)
+            return
         if not isinstance(actor, TaskActor):
             return
         state: TaskState = actor.state
@@ -591,8 +646,27 @@ class OwnerLoop:
         snapshot = Snapshot(stream_id, state.version, SNAPSHOT_FORMAT, encode_snapshot(state))
         self._spawn(self._save_snapshot(snapshot))
 
+    def _snapshot_long_stream(self, stream_id: str, actor: StreamActor) -> None:
+        """Some streams of the system's own are always in memory and never end: their replay is to stay short."""
+        if actor.events_since_snapshot >= STREAM_SNAPSHOT_EVENTS:
+            self._snapshot_stream(stream_id, actor)
+
+    def _snapshot_stream(self, stream_id: str, actor: StreamActor) -> None:
+        actor.events_since_snapshot = 0
+        snapshot = Snapshot(
+            stream_id, actor.state.version, actor.kind.snapshot_format, encode_state(actor.state)
+        )
+        self._spawn(self._save_snapshot(snapshot))
+
     async def _save_snapshot(self, snapshot: Snapshot) -> None:
         try:
             await self._store.save_snapshot(snapshot)
         except EventStoreError as error:
             log.info("a snapshot was not written; replay takes longer", error=str(error))
+
+
+def _next_wake_ms(actor: Actor) -> int | None:
+    if isinstance(actor, TaskActor):
+        wake_at_ms: int | None = actor.state.next_wake_ms()
+        return wake_at_ms
+    return actor.kind.next_wake_ms(actor.state) if isinstance(actor, StreamActor) else None

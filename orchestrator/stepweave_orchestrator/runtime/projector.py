@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import structlog
 
-from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskRow, TemplateRow
+from stepweave_eventstore.store import EventStore, StoreUnavailable, StreamRow, TaskRow, TemplateRow
 from stepweave_orchestrator.core import TaskState
 
-from .actors import Actor, ActorCache, TaskActor, TemplateActor
-from .loading import ActorLoader
+from .actors import Actor, ActorCache, StreamActor, TaskActor, TemplateActor
+from .loading import ActorLoader, Unloadable
 
 log = structlog.get_logger(__name__)
 
@@ -138,22 +138,26 @@ class Projector:
             for start in range(0, max(len(stream_ids), 1), ROWS_MAX):
                 some = stream_ids[start : start + ROWS_MAX]
                 last = start + ROWS_MAX >= len(stream_ids)
-                tasks, templates, busy = await self._rows(shard, some)
+                tasks, templates, streams, busy = await self._rows(shard, some)
                 if busy:
                     # Their newest events are not committed yet; they come again with the next commit or look.
                     self.changed(shard, behind.position, busy)
                 position = behind.position if last and shard not in self._behind else 0
-                await self._store.project(shard=shard, position=position, tasks=tasks, templates=templates)
+                await self._store.project(
+                    shard=shard, position=position, tasks=tasks, templates=templates, streams=streams
+                )
         except StoreUnavailable:
             self.changed(shard, behind.position, stream_ids)
             raise
 
     async def _rows(
         self, shard: int, stream_ids: list[str]
-    ) -> tuple[list[TaskRow], list[TemplateRow], list[str]]:
+    ) -> tuple[list[TaskRow], list[TemplateRow], list[StreamRow], list[str]]:
         tasks: list[TaskRow] = []
         templates: list[TemplateRow] = []
+        streams: list[StreamRow] = []
         busy: list[str] = []
+        found: list[tuple[str, Actor | Unloadable]] = []
         missing: list[str] = []
         for stream_id in stream_ids:
             actor: Actor | None = self.actors.peek(stream_id) if self.actors is not None else None
@@ -161,13 +165,15 @@ class Projector:
                 missing.append(stream_id)
             elif actor.uncommitted:
                 busy.append(stream_id)
-            elif isinstance(actor, TaskActor):
-                tasks.append(task_row(actor.state, shard))
-            elif isinstance(actor, TemplateActor):
-                templates.extend(template_rows(actor))
-        for loaded in (await self._loader.load(missing)).values() if missing else ():
-            if isinstance(loaded, TaskActor):
-                tasks.append(task_row(loaded.state, shard))
-            elif isinstance(loaded, TemplateActor):
-                templates.extend(template_rows(loaded))
-        return tasks, templates, busy
+            else:
+                found.append((stream_id, actor))
+        if missing:
+            found += (await self._loader.load(missing)).items()
+        for stream_id, one in found:
+            if isinstance(one, TaskActor):
+                tasks.append(task_row(one.state, shard))
+            elif isinstance(one, TemplateActor):
+                templates.extend(template_rows(one))
+            elif isinstance(one, StreamActor):
+                streams.append(one.kind.row(one.state, stream_id, shard))
+        return tasks, templates, streams, busy

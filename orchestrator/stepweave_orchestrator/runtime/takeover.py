@@ -20,7 +20,8 @@ from stepweave_schemas.codec import decode_event
 from stepweave_schemas.events import ChildCancelRequested, ChildRequested, Event, TaskCreated
 from stepweave_schemas.mint import now_ms
 
-from .actors import SYSTEM_NAMESPACE, TaskActor
+from . import stream_kinds
+from .actors import SYSTEM_NAMESPACE, StreamActor, TaskActor
 from .batch import Outgoing, Shard
 from .loading import ActorLoader, Unloadable
 from .orders import OPENING, REPORTING, Order, dispatch_order, order_of
@@ -143,7 +144,7 @@ class TakeOver:
     def _orders_something(self, record: EventRecord, prefixes: dict[str, _Address], dispatch: bool) -> bool:
         if record.type in OPENING:
             return dispatch
-        if record.type == ChildCancelRequested.TYPE:
+        if record.type == ChildCancelRequested.TYPE or record.type in stream_kinds.ORDERING:
             return True
         address = prefixes.get(record.task_id)
         return record.type in _SAID_TO_PARENTS and address is not None and address.is_child
@@ -154,10 +155,12 @@ class TakeOver:
         for start in range(0, len(stream_ids), 500):
             messages: list[Order] = []
             for stream_id, actor in (await self._loader.load(stream_ids[start : start + 500])).items():
-                if not isinstance(actor, TaskActor):
-                    continue
                 for event in ordering[stream_id]:
-                    order = order_of(actor, event, self._loader.shard_of)
+                    order = None
+                    if isinstance(actor, TaskActor):
+                        order = order_of(actor, event, self._loader.shard_of)
+                    elif isinstance(actor, StreamActor):
+                        order = actor.kind.order_of(actor.state, event, self._loader.shard_of)
                     if order is not None:
                         messages.append(order)
             self._publisher.dispatch_again(shard, messages)
@@ -181,7 +184,21 @@ class TakeOver:
                     messages += await self._child_orders(actor)
             count += len(messages)
             self._publisher.dispatch_again(shard, messages)
+        count += await self._order_for_streams(shard)
         log.info("dispatched every open try again", shard=shard, tasks=len(stream_ids), tries=count)
+
+    async def _order_for_streams(self, shard: int) -> int:
+        """Send again what the system's own streams wait for; returns how many messages that is."""
+        stream_ids = await self._store.open_streams(shard)
+        count = 0
+        for start in range(0, len(stream_ids), 500):
+            messages: list[Order] = []
+            for actor in (await self._loader.load(stream_ids[start : start + 500])).values():
+                if isinstance(actor, StreamActor):
+                    messages += actor.kind.open_orders(actor.state, self._loader.shard_of)
+            count += len(messages)
+            self._publisher.dispatch_again(shard, messages)
+        return count
 
     async def _child_orders(self, actor: TaskActor) -> list[Order]:
         """The orders to start the children that a task waits for; they stand in its events only."""

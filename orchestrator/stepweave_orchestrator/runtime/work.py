@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from stepweave_orchestrator.core.commands import Command
+from stepweave_orchestrator.core.commands import Command, StreamCommand
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.template_stream import RegisterTemplate
 from stepweave_schemas.events import Event
@@ -45,7 +45,7 @@ class Record:
 
 
 #: What an actor may be given.
-AnyCommand = Command | RegisterTemplate | Query | Record
+AnyCommand = Command | StreamCommand | RegisterTemplate | Query | Record
 
 
 class Work:
@@ -89,7 +89,8 @@ class Work:
         self.finish = finish
         #: The stream is believed to be new: do not look for it in the store.
         self.fresh = fresh
-        #: What a new actor is made of: the `Plan` of a task, the empty state of a template or system stream.
+        #: What a new actor is made of: the `Plan` of a task, the `StreamKind` of a system stream, the empty state of a
+        #: template or of a stream that only records.
         self.seed = seed
         #: Where the command may only be for a task of one namespace (a worker's): which one.
         self.namespace = namespace

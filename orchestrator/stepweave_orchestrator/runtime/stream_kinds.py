@@ -1,0 +1,13 @@
+"""Every kind of system stream that is an actor."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .stream_kind import StreamKind
+
+KINDS: Final[tuple[StreamKind, ...]] = ()
+#: By the type of the first event of their streams.
+KINDS_BY_FIRST_EVENT: Final = {kind.first_event.TYPE: kind for kind in KINDS}
+#: The types of all events of theirs that order a message.
+ORDERING: Final = frozenset(event.TYPE for kind in KINDS for event in kind.ordering)
