@@ -113,9 +113,9 @@ def resolve(
         if reference is None:
             return text
         if reference.source == "context":
-            return _follow(context, reference.parts)
+            return follow(context, reference.parts)
         named = reference.step_and_path(step_names)
-        return MISSING if named is None else _follow(result_of(named[0]), named[1])
+        return MISSING if named is None else follow(result_of(named[0]), named[1])
 
     def replaced(inner: object) -> Any:
         if isinstance(inner, str):
@@ -133,8 +133,8 @@ def resolve(
     return replaced(value), list(missing)
 
 
-def _follow(value: Any, path: tuple[str, ...]) -> Any:
-    """The value at the end of a path, or `MISSING`."""
+def follow(value: Any, path: tuple[str, ...]) -> Any:
+    """The value at the end of a path of keys and places in lists, or `MISSING`."""
     for part in path:
         if isinstance(value, Mapping) and part in value:
             value = value[part]

@@ -397,6 +397,201 @@ class CompensationFailed(StepEvent, frozen=True, kw_only=True, tag="compensation
     metadata: msgspec.Raw = NO_RAW
 
 
+# -- gates, as a task sees them ----------------------------------------------------------------------
+
+
+class GateEvent(StepEvent, frozen=True, kw_only=True):
+    """Base of what happens to a step before a gate. An empty `step_name` means the whole task, and the uuid is its id."""
+
+    #: The stream of the gate, and what its answer repeats.
+    gate_id: str
+    token: str
+
+
+class ConcurrencyRequested(GateEvent, frozen=True, kw_only=True, tag="concurrency.requested"):
+    """The order to ask for a slot: the task, or a try of a step, is held until it has one."""
+
+    attempt: int
+    #: Whose slots: a path into the context, or the template or step where the template names no path.
+    group: str
+    #: The value at that path, as JSON.
+    value: str
+    limit: int
+
+
+class ConcurrencyGranted(GateEvent, frozen=True, kw_only=True, tag="concurrency.granted"):
+    """A slot is there."""
+
+
+class ConcurrencyReleased(GateEvent, frozen=True, kw_only=True, tag="concurrency.released"):
+    """The order to give a slot back, or to wait for one no longer."""
+
+
+class CircuitHeld(GateEvent, frozen=True, kw_only=True, tag="circuit.held"):
+    """A try is held because the circuit of its service is not closed; the order to wait there."""
+
+    attempt: int
+    service: str
+
+
+class CircuitAdmitted(GateEvent, frozen=True, kw_only=True, tag="circuit.admitted"):
+    """The circuit lets the try through."""
+
+    #: It tries out whether the service is there again.
+    is_probe: bool = False
+
+
+class CircuitLeft(GateEvent, frozen=True, kw_only=True, tag="circuit.left"):
+    """The order to tell the circuit how its probe ended, or that a try does not wait any more."""
+
+    #: Of a probe: `success`, `failure`, or empty where it says nothing about the service.
+    outcome: str = ""
+
+
+class RateHeld(GateEvent, frozen=True, kw_only=True, tag="rate.held"):
+    """A try waits for its turn in the rate of its namespace; the order to wait there."""
+
+    attempt: int
+    per_second: float
+
+
+class RateAdmitted(GateEvent, frozen=True, kw_only=True, tag="rate.admitted"):
+    """It is the try's turn."""
+
+
+class RateLeft(GateEvent, frozen=True, kw_only=True, tag="rate.left"):
+    """The order to wait no longer."""
+
+
+# -- gates, as they see themselves -------------------------------------------------------------------
+
+
+class Waiter(Event, frozen=True, kw_only=True):
+    """Base of what happens to one try before a gate."""
+
+    task_id: str
+    #: Empty: the whole task.
+    step_name: str
+    token: str
+
+
+class SlotsOpened(Event, frozen=True, kw_only=True, tag="slots.opened"):
+    """A value of a concurrency key was asked for, for the first time."""
+
+    namespace: str
+    group: str
+    value: str
+
+
+class SlotsQueued(Waiter, frozen=True, kw_only=True, tag="slots.queued"):
+    """All slots are taken: the asker waits, in order of priority and age."""
+
+    limit: int
+    priority: int = 0
+    held_at_ms: int
+
+
+class SlotsGranted(Waiter, frozen=True, kw_only=True, tag="slots.granted"):
+    """The order to tell the asker that it has a slot."""
+
+    limit: int
+
+
+class SlotsFreed(Waiter, frozen=True, kw_only=True, tag="slots.freed"):
+    """A slot was given back, or somebody waits no longer."""
+
+
+class BreakerWatched(Event, frozen=True, kw_only=True, tag="breaker.watched"):
+    """A service with a circuit breaker failed, or was waited for, for the first time."""
+
+    namespace: str
+    service: str
+
+
+class BreakerFailureCounted(Event, frozen=True, kw_only=True, tag="breaker.failure_counted"):
+    """A failure of a try counts against its service."""
+
+    task_id: str
+    step_name: str
+    step_uuid: str
+    attempt: int
+    error_type: str
+    error_message: str
+    failed_at_ms: int
+
+
+class BreakerOpened(Event, frozen=True, kw_only=True, tag="breaker.opened"):
+    """The service is left alone: steps that need it are held from now on."""
+
+    #: `threshold`, `probe_failed` or `operator`.
+    cause: str
+    failures_count: int = 0
+    open_until_ms: int
+    #: How many may try at once afterwards, and for how long the circuit opens again where they fail.
+    half_open_max: int
+    open_ms: int
+    reason: str = ""
+    opened_by: str = ""
+
+
+class BreakerHalfOpened(Event, frozen=True, kw_only=True, tag="breaker.half_opened"):
+    """The time is over: a few steps may try out whether the service is there again."""
+
+
+class BreakerClosed(Event, frozen=True, kw_only=True, tag="breaker.closed"):
+    """The service is there again: whoever waits goes on."""
+
+    #: `probes_succeeded` or `operator`.
+    cause: str
+    reason: str = ""
+    closed_by: str = ""
+
+
+class BreakerQueued(Waiter, frozen=True, kw_only=True, tag="breaker.queued"):
+    """A try waits for the circuit, in order of priority and age."""
+
+    priority: int = 0
+    held_at_ms: int
+
+
+class BreakerPassed(Waiter, frozen=True, kw_only=True, tag="breaker.passed"):
+    """The order to tell a try that it may go on."""
+
+    is_probe: bool = False
+
+
+class BreakerDequeued(Waiter, frozen=True, kw_only=True, tag="breaker.dequeued"):
+    """A probe has ended, or a try waits no longer."""
+
+    outcome: str = ""
+
+
+class ThrottleOpened(Event, frozen=True, kw_only=True, tag="throttle.opened"):
+    """A namespace with a rate began its first step under it."""
+
+    namespace: str
+
+
+class ThrottleQueued(Waiter, frozen=True, kw_only=True, tag="throttle.queued"):
+    """A try waits for its turn, in order of priority and age."""
+
+    per_second: float
+    priority: int = 0
+    held_at_ms: int
+
+
+class ThrottlePassed(Waiter, frozen=True, kw_only=True, tag="throttle.passed"):
+    """The order to tell a try that it is its turn."""
+
+    per_second: float
+    #: When the next one would be due at an even pace, in µs since the Unix epoch.
+    next_due_us: int
+
+
+class ThrottleDequeued(Waiter, frozen=True, kw_only=True, tag="throttle.dequeued"):
+    """A try waits no longer."""
+
+
 # -- the system's own streams --------------------------------------------------------------------
 
 
@@ -456,9 +651,34 @@ AnyEvent = (
     | CompensationStarted
     | CompensationCompleted
     | CompensationFailed
+    | ConcurrencyRequested
+    | ConcurrencyGranted
+    | ConcurrencyReleased
+    | CircuitHeld
+    | CircuitAdmitted
+    | CircuitLeft
+    | RateHeld
+    | RateAdmitted
+    | RateLeft
     | TemplateRegistered
     | ShardAcquired
     | ShardReleased
+    | SlotsOpened
+    | SlotsQueued
+    | SlotsGranted
+    | SlotsFreed
+    | BreakerWatched
+    | BreakerFailureCounted
+    | BreakerOpened
+    | BreakerHalfOpened
+    | BreakerClosed
+    | BreakerQueued
+    | BreakerPassed
+    | BreakerDequeued
+    | ThrottleOpened
+    | ThrottleQueued
+    | ThrottlePassed
+    | ThrottleDequeued
 )
 
 #: Every event type by its name.

@@ -39,6 +39,8 @@ API_PREFIX: Final = "sw.api.v1"
 SHARDS_FREE: Final = "sw.sys.shards_free"
 #: Orchestrators say that a template got a new version, so that others forget their cached list.
 TEMPLATE_CHANGED: Final = "sw.sys.template_changed"
+#: A circuit has opened or closed.
+CIRCUIT_CHANGED: Final = "sw.sys.circuit_changed"
 #: The last token of a result subject where one message carries results of several tasks of a shard.
 MANY_TASKS: Final = "_"
 

@@ -84,11 +84,8 @@ async def test_every_problem_at_once_each_with_its_line(system: System) -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({}, {"circuit_breaker": {"failure_threshold": 3}}, "steps[0].circuit_breaker"),
         ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
-        ({}, {"concurrency": {"key": "context.shop", "limit": 1}}, "steps[0].concurrency"),
         ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
-        ({"concurrency": {"key": "context.shop", "limit": 1}}, {}, "concurrency"),
         ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )

@@ -24,6 +24,12 @@ _STYLES: Final = {
     "task.cancelled": "bold magenta",
     "signal.awaited": "yellow",
     "signal.timed_out": "yellow",
+    "circuit.held": "yellow",
+    "breaker.opened": "bold red",
+    "breaker.half_opened": "yellow",
+    "breaker.closed": "green",
+    "concurrency.requested": "yellow",
+    "rate.held": "yellow",
     "batch.stopped": "red",
     "compensation.started": "magenta",
     "compensation.completed": "magenta",
@@ -127,6 +133,17 @@ def _child(data: dict[str, Any]) -> str:
     return text + (f"; it cannot start: {'; '.join(data['problems'])}" if data.get("problems") else "")
 
 
+def _held(data: dict[str, Any]) -> str:
+    """Who is held before a gate."""
+    text = data["step_name"] or "the task"
+    return f"{text}, try {data['attempt']}," if data["step_name"] and "attempt" in data else text
+
+
+def _waiter(data: dict[str, Any]) -> str:
+    """Who is told about in a gate's stream."""
+    return f"task {data['task_id']}" + (f", {data['step_name']}" if data["step_name"] else "")
+
+
 _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "task.created": lambda data: (
         "{namespace}/{name}:{version}".format(**data["template"])
@@ -193,6 +210,47 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "compensation.failed": lambda data: (
         f"{data['compensates']}, try {data['attempt']}: {_error(data)}; to be cleaned up by hand"
     ),
+    "concurrency.requested": lambda data: (
+        f"{_held(data)} waits for a slot of {data['group']} = {data['value']}, {data['limit']} at once"
+    ),
+    "concurrency.granted": lambda data: f"{_held(data)} has a slot",
+    "concurrency.released": lambda data: f"{_held(data)} gives its slot back",
+    "circuit.held": lambda data: f"{_held(data)} waits for {data['service']}, whose circuit is not closed",
+    "circuit.admitted": lambda data: (
+        f"{_held(data)} goes on" + (", to try the service out" if data.get("is_probe") else "")
+    ),
+    "circuit.left": lambda data: (
+        f"{_held(data)} {'tried the service out: ' + data['outcome'] if data.get('outcome') else 'is over'}"
+    ),
+    "rate.held": lambda data: (
+        f"{_held(data)} waits for its turn, {data['per_second']:g} steps begin each second"
+    ),
+    "rate.admitted": lambda data: f"{_held(data)} goes on",
+    "rate.left": lambda data: f"{_held(data)} waits no longer",
+    "slots.opened": lambda data: f"{data['namespace']}: {data['group']} = {data['value']}",
+    "slots.queued": lambda data: f"{_waiter(data)} waits, {data['limit']} at once",
+    "slots.granted": lambda data: f"{_waiter(data)} has a slot",
+    "slots.freed": lambda data: f"{_waiter(data)} is done",
+    "breaker.watched": lambda data: f"{data['namespace']}: {data['service']}",
+    "breaker.failure_counted": lambda data: f"{_waiter(data)}: {data['error_message']}",
+    "breaker.opened": lambda data: (
+        f"until {_moment(data['open_until_ms'])}: {data['cause'].replace('_', ' ')}"
+        + (f", {_counted(data['failures_count'], 'failure')}" if data.get("failures_count") else "")
+        + (f": {data['reason']}" if data.get("reason") else "")
+    ),
+    "breaker.half_opened": lambda _: "a few steps may try the service out",
+    "breaker.closed": lambda data: (
+        data["cause"].replace("_", " ") + (f": {data['reason']}" if data.get("reason") else "")
+    ),
+    "breaker.queued": lambda data: f"{_waiter(data)} waits",
+    "breaker.passed": lambda data: (
+        f"{_waiter(data)} goes on" + (", to try the service out" if data.get("is_probe") else "")
+    ),
+    "breaker.dequeued": lambda data: f"{_waiter(data)} {data.get('outcome') or 'is gone'}",
+    "throttle.opened": lambda data: data["namespace"],
+    "throttle.queued": lambda data: f"{_waiter(data)} waits, {data['per_second']:g} begin each second",
+    "throttle.passed": lambda data: f"{_waiter(data)} goes on",
+    "throttle.dequeued": lambda data: f"{_waiter(data)} is gone",
     "template.registered": lambda data: f"{data['namespace']}/{data['name']}:{data['version']}",
     "orchestrator.shard_acquired": lambda data: f"shard {data['shard']} by {data['owner']}",
     "orchestrator.shard_released": lambda data: f"shard {data['shard']} by {data['owner']}",

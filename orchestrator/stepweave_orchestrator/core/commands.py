@@ -37,6 +37,10 @@ class Moment(NamedTuple):
     #: At least 96 random bits as text; lease tokens and jitter are made of them.
     entropy: str
     limits: Limits = DEFAULT_LIMITS
+    #: The rate of the task's namespace, in steps that begin each second; none where it has none.
+    rate_per_second: float | None = None
+    #: Circuits that are known not to be closed (`holding.circuit_key`).
+    open_circuits: frozenset[str] = frozenset()
 
 
 class CreateTask(msgspec.Struct, frozen=True):
@@ -65,6 +69,14 @@ class SignalTask(msgspec.Struct, frozen=True):
     sent_by: str
 
 
+class AdmitStep(msgspec.Struct, frozen=True):
+    """A gate lets a try of a step through, or the whole task (an empty name)."""
+
+    step_name: str
+    token: str
+    is_probe: bool = False
+
+
 class StreamCommand(msgspec.Struct, frozen=True):
     """Base of what may be asked of a stream of the system's own, by its kind."""
 
@@ -73,4 +85,4 @@ class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
-Command = CreateTask | CancelTask | SignalTask | Wake | AnyOutcome
+Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOutcome

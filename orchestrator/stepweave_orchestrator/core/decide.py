@@ -9,7 +9,8 @@ import msgspec
 
 from stepweave_schemas import events
 
-from .commands import CancelTask, Command, CreateTask, Moment, SignalTask, Wake
+from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
+from .holding import admitted, standing, task_held, with_releases
 from .outcomes import OUTCOME_DECIDERS
 from .plan import StepSpec
 from .rejection import Decision, Rejection
@@ -24,7 +25,10 @@ def decide(state: TaskState, command: Command, moment: Moment) -> Decision:
 
     An empty list means: the command was carried out before, answer it like the first time.
     """
-    return _DECIDERS[type(command)](state, command, moment)
+    decision = _DECIDERS[type(command)](state, command, moment)
+    if state.gated_count and decision and not isinstance(decision, Rejection):
+        return with_releases(state, decision)
+    return decision
 
 
 # -- the task ------------------------------------------------------------------------------------
@@ -55,14 +59,42 @@ def _as_created(state: TaskState, created: events.TaskCreated) -> TaskState:
 
 
 def _begin(state: TaskState, moment: Moment) -> list[events.Event]:
-    """What begins with the task."""
+    """What begins with the task: it asks for a slot, where it needs one, or its first steps begin."""
+    held = None if state.passes else task_held(state, moment)
+    if held is not None:
+        return [held]
     plan = state.the_plan
-    if plan.plain:
+    if plan.plain and moment.rate_per_second is None:
         return [
             enqueued(plan.steps[number].name, state.steps[number].uuid, 1, moment) for number in plan.roots
         ]
     turn = Turn(state, moment)
     turn.begin_roots()
+    return turn.finish()
+
+
+def _admit(state: TaskState, command: AdmitStep, moment: Moment) -> Decision:
+    if state.version == 0:
+        return Rejection("NOT_FOUND", "there is no such task")
+    if not command.step_name:
+        answer = standing(state.hold, state.passes, command.token)
+        if answer is not None:
+            return answer
+        assert state.hold is not None
+        begun = msgspec.structs.replace(state, hold=None, passes=(state.hold,))
+        begun.suspended_count -= 1
+        return [admitted(command, state.task_id, state.hold), *_begin(begun, moment)]
+    number = state.number_of(command.step_name)
+    if number < 0:
+        return Rejection("STALE", "the task has no such step")
+    step = state.steps[number]
+    answer = standing(step.hold, step.passes, command.token)
+    if answer is not None:
+        return answer
+    assert step.hold is not None
+    turn = Turn(state, moment)
+    turn.happened.append(admitted(command, step.uuid, step.hold))
+    turn.let_through(number, step.hold)
     return turn.finish()
 
 
@@ -186,5 +218,6 @@ _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     CancelTask: _cancel,
     SignalTask: decide_signal,
     Wake: _wake,
+    AdmitStep: _admit,
     **OUTCOME_DECIDERS,
 }

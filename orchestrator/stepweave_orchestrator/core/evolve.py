@@ -15,6 +15,7 @@ from .signals import SIGNAL_IDS_MAX, signal_digest
 from .state import (
     ACTIVE,
     MET,
+    NOT_RUNNING,
     SUSPENDED,
     TIMEOUT_GRACE_MS,
     BatchState,
@@ -22,6 +23,7 @@ from .state import (
     Fault,
     KeptSignal,
     ParentStep,
+    Pass,
     SagaState,
     StepState,
     StepStatus,
@@ -150,9 +152,9 @@ def _move(state: TaskState, step: StepState, status: StepStatus) -> None:
 
 def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> None:
     _, step = _step(state, event, at_ms)
-    if step.name and not step.attempt:
+    if step.name and not step.attempt and step.status != "held":
         _made_step_begins(state, step)
-    if step.attempt:
+    if step.attempt or step.status == "held":
         _next_try(step, event.attempt, event.lease_token)
         _move(state, step, "enqueued")
         _clear_due(state, step)
@@ -349,8 +351,8 @@ def _batch_stopped(state: TaskState, event: events.BatchStopped, at_ms: int) -> 
     batch = state.batches[state.the_plan.index[event.worker_template]]
     batch.stopped = True
     for step in state.steps[batch.first : batch.first + batch.count]:
-        if step.status in ("pending", "waiting_for_retry"):
-            batch.running -= step.status == "waiting_for_retry"
+        if step.status in NOT_RUNNING:
+            batch.running -= step.status != "pending"
             _move(state, step, "cancelled")
             step.updated_at_ms = at_ms
             _clear_due(state, step)
@@ -406,6 +408,96 @@ def _child_requested(state: TaskState, event: events.ChildRequested, at_ms: int)
 def _child_cancel_requested(state: TaskState, event: events.ChildCancelRequested, at_ms: int) -> None:
     # An order to the child; the event after it says what becomes of the step.
     _step(state, event, at_ms)
+
+
+# -- gates -------------------------------------------------------------------------------------------
+
+
+def _held(
+    state: TaskState, event: events.ConcurrencyRequested | events.CircuitHeld | events.RateHeld, at_ms: int
+) -> None:
+    if isinstance(event, events.ConcurrencyRequested):
+        hold = Pass(
+            gate="concurrency",
+            gate_id=event.gate_id,
+            token=event.token,
+            attempt=event.attempt,
+            at_ms=at_ms,
+            group=event.group,
+            value=event.value,
+            limit=event.limit,
+        )
+    elif isinstance(event, events.CircuitHeld):
+        hold = Pass(
+            gate="circuit",
+            gate_id=event.gate_id,
+            token=event.token,
+            attempt=event.attempt,
+            at_ms=at_ms,
+            group=event.service,
+        )
+    else:
+        hold = Pass(
+            gate="rate",
+            gate_id=event.gate_id,
+            token=event.token,
+            attempt=event.attempt,
+            at_ms=at_ms,
+            per_second=event.per_second,
+        )
+    state.gated_count += 1
+    if not event.step_name:
+        state.hold = hold
+        state.suspended_count += 1
+        return
+    _, step = _step(state, event, at_ms)
+    if step.name and not step.attempt and step.status != "held":
+        _made_step_begins(state, step)
+    step.hold = hold
+    _move(state, step, "held")
+    _clear_due(state, step)
+
+
+def _granted(state: TaskState, event: events.ConcurrencyGranted, at_ms: int) -> None:
+    if not event.step_name:
+        assert state.hold is not None
+        state.passes = (state.hold,)
+        state.hold = None
+        state.suspended_count -= 1
+        return
+    _, step = _step(state, event, at_ms)
+    assert step.hold is not None
+    step.passes = (*step.passes, step.hold)
+    step.hold = None
+
+
+def _let_through(state: TaskState, event: events.CircuitAdmitted | events.RateAdmitted, at_ms: int) -> None:
+    # The event after it says where the try goes on.
+    _, step = _step(state, event, at_ms)
+    if isinstance(event, events.CircuitAdmitted) and event.is_probe and step.hold is not None:
+        step.passes = (*step.passes, step.hold)
+    else:
+        state.gated_count -= 1
+    step.hold = None
+
+
+def _given_back(
+    state: TaskState,
+    event: events.ConcurrencyReleased | events.CircuitLeft | events.RateLeft,
+    at_ms: int,
+) -> None:
+    state.gated_count -= 1
+    if not event.step_name:
+        if state.hold is not None:
+            state.suspended_count -= 1
+        state.hold = None
+        state.passes = ()
+        return
+    _, step = _step(state, event, at_ms)
+    if step.hold is not None and step.hold.token == event.token:
+        step.hold = None
+    else:
+        step.passes = tuple(one for one in step.passes if one.token != event.token)
 
 
 # -- compensation ----------------------------------------------------------------------------------
@@ -543,6 +635,15 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.SignalTimedOut: _signal_timed_out,
     events.ChildRequested: _child_requested,
     events.ChildCancelRequested: _child_cancel_requested,
+    events.ConcurrencyRequested: _held,
+    events.ConcurrencyGranted: _granted,
+    events.ConcurrencyReleased: _given_back,
+    events.CircuitHeld: _held,
+    events.CircuitAdmitted: _let_through,
+    events.CircuitLeft: _given_back,
+    events.RateHeld: _held,
+    events.RateAdmitted: _let_through,
+    events.RateLeft: _given_back,
     events.CompensationStarted: _compensation_started,
     events.CompensationCompleted: _compensation_completed,
     events.CompensationFailed: _compensation_failed,

@@ -42,7 +42,7 @@ def _success(state: TaskState, outcome: result.Success, moment: Moment) -> Decis
     if refusal is not None:
         return refusal
     plan = state.the_plan
-    if not plan.plain or state.phase == "compensating":
+    if not plan.plain or state.phase == "compensating" or moment.rate_per_second is not None:
         return _success_of_any_kind(state, number, outcome, moment)
     step = state.steps[number]
     happened: list[events.Event] = [_step_completed(step, outcome)]

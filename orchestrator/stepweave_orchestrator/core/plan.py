@@ -11,6 +11,7 @@ import msgspec
 
 from stepweave_schemas.dispatch import INLINE_TRANSITIVE_RESULTS_MAX
 from stepweave_schemas.events import TemplateRef
+from stepweave_schemas.gate import BreakerSpec
 from stepweave_schemas.raw import NO_RAW
 
 #: Not the default of a dispatch's field, so that every dispatch carries the field, as the first release's did.
@@ -80,6 +81,14 @@ class ChildSpec(msgspec.Struct, frozen=True):
     parent_close: str = "cancel"
 
 
+class ConcurrencySpec(msgspec.Struct, frozen=True):
+    """How many may run at once, over all tasks."""
+
+    limit: int
+    #: A path into the context, each of whose values has slots of its own; absent: one set of slots for all.
+    key: str | None = None
+
+
 class StepSpec(msgspec.Struct, frozen=True):
     """One step of the canonical template, as far as running it needs."""
 
@@ -94,6 +103,15 @@ class StepSpec(msgspec.Struct, frozen=True):
     compensation: CompensationSpec | None = None
     wait_for_signal: SignalSpec | None = None
     child_task: ChildSpec | None = None
+    #: What the step calls; steps that call the same service share its circuit.
+    system_dependency: str | None = None
+    circuit_breaker: BreakerSpec | None = None
+    concurrency: ConcurrencySpec | None = None
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a try may be held before it begins, by what its template says."""
+        return self.concurrency is not None or self.circuit_breaker is not None
 
 
 class _Canonical(msgspec.Struct, frozen=True):
@@ -105,6 +123,7 @@ class _Canonical(msgspec.Struct, frozen=True):
     steps: tuple[StepSpec, ...]
     on_failure: str | None = None
     max_retry_after_ms: int | None = None
+    concurrency: ConcurrencySpec | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +138,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: For each step: the numbers of its direct dependencies, and of the steps that depend on it.
     parents: tuple[tuple[int, ...], ...]
     dependents: tuple[tuple[int, ...], ...]
-    #: Whether every step is run by a handler and exists from the start.
+    #: How many tasks run at once.
+    concurrency: ConcurrencySpec | None
+    #: Whether every step is run by a handler, exists from the start and is never held by what the template says.
     plain: bool
     #: For each step whether it exists from the start; the others are created by deciders, or never.
     exists_at_start: tuple[bool, ...]
@@ -270,10 +291,13 @@ def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> 
         index=index,
         parents=parents,
         dependents=tuple(tuple(numbers) for numbers in dependents),
+        concurrency=template.concurrency,
         plain=all(exists)
+        and template.concurrency is None
         and all(
             step.wait_for_signal is None
             and step.child_task is None
+            and not step.is_gated
             and step.type in ("standard", "deferred_convergence")
             for step in steps
         ),

@@ -16,6 +16,7 @@ RejectionCode = Literal[
     "STALE",
     "UNKNOWN_STEP",
     "NOT_DUE",
+    "FULL",
 ]
 
 

@@ -8,7 +8,7 @@ from .plan import Plan
 from .state import TaskState
 
 #: Raised whenever the shape of the state changes; snapshots of another format are not read.
-SNAPSHOT_FORMAT = 3
+SNAPSHOT_FORMAT = 4
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(TaskState)

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from stepweave_schemas.events import StepCheckpointed
+from stepweave_schemas.gate import GateKind
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.result import Checkpointed
 
@@ -28,6 +29,7 @@ StepStatus = Literal[
     "waiting_for_retry",
     "waiting_for_signal",
     "waiting_for_child",
+    "held",
     "complete",
     "error",
     "cancelled",
@@ -50,7 +52,9 @@ TERMINAL_STATUSES: Final[frozenset[str]] = frozenset({"complete", "error", "canc
 #: A try was given out to a worker and its outcome is awaited.
 ACTIVE: Final[frozenset[str]] = frozenset({"enqueued", "in_progress"})
 #: Something outside is awaited that is no worker.
-SUSPENDED: Final[frozenset[str]] = frozenset({"waiting_for_signal", "waiting_for_child"})
+SUSPENDED: Final[frozenset[str]] = frozenset({"waiting_for_signal", "waiting_for_child", "held"})
+#: No try of the step is out, and none has to be: it can be cancelled without telling anybody.
+NOT_RUNNING: Final[frozenset[str]] = frozenset({"pending", "waiting_for_retry", "held"})
 #: A try was given out, to a worker or to another task.
 OPEN: Final[frozenset[str]] = ACTIVE | {"waiting_for_child"}
 #: The step is no step (yet): callers do not see it.
@@ -92,6 +96,22 @@ def saved_progress(said: StepCheckpointed | Checkpointed) -> SavedProgress:
     return SavedProgress(
         bytes(said.cursor).decode(), said.items_processed, bytes(said.accumulated_results).decode()
     )
+
+
+class Pass(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a try, or the task, waits for before a gate, or holds since it was let through."""
+
+    gate: GateKind
+    gate_id: str
+    token: str
+    #: The try that it is for.
+    attempt: int
+    at_ms: int
+    #: Of slots: whose, of which value, how many; of a circuit: its service.
+    group: str = ""
+    value: str = ""
+    limit: int = 0
+    per_second: float = 0.0
 
 
 class StepState(msgspec.Struct, kw_only=True, gc=False):
@@ -138,6 +158,9 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     handler: str = ""
     #: What the step's last failure wants undone.
     undo: tuple[str, ...] = ()
+    #: The gate before which its next try is held, and what its current one holds.
+    hold: Pass | None = None
+    passes: tuple[Pass, ...] = ()
 
 
 class BatchState(msgspec.Struct, kw_only=True, gc=False):
@@ -234,6 +257,11 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     #: from another signal of that id.
     mailbox: list[KeptSignal] = []
     signal_ids: dict[str, str] = {}
+    #: What the whole task is held by before it begins, and what it holds; and how many holds and passes there are
+    #: of the task and its steps.
+    hold: Pass | None = None
+    passes: tuple[Pass, ...] = ()
+    gated_count: int = 0
     #: The steps with a `due_at_ms`, as a heap of `(due_at_ms, step)`. Its first entry holds; others may be out of
     #: date: one that differs from its step's `due_at_ms` means nothing.
     due: list[tuple[int, int]] = []

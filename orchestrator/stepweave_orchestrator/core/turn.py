@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from stepweave_schemas import events
+from stepweave_schemas.gate import GateKind
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.raw import raw
 
@@ -18,8 +19,9 @@ from .backoff import DEFAULT_RETRY_AFTER_MS_MAX, backoff_delay_ms
 from .branches import Growth
 from .children import child_context, child_task_id
 from .commands import Moment
+from .holding import held_before
 from .plan import StepSpec, worker_name
-from .state import ACTIVE, SUSPENDED, BatchState, StepStatus, TaskState
+from .state import ACTIVE, NOT_RUNNING, SUSPENDED, BatchState, Pass, StepStatus, TaskState
 from .tries import NAMED_STEPS_MAX, Failed, enqueued, lease_token
 from .undoing import Undoing
 
@@ -104,24 +106,41 @@ class Turn:
     def again(self, number: int, attempt: int) -> None:
         """Give out a further try of a step, or the same one again."""
         spec = self.state.spec_of(number)
-        step = self.state.steps[number]
         self.leave(number, "enqueued")
+        uuid = self.state.steps[number].uuid
+        self._give_out(number, spec, self.state.name_of(number), uuid, attempt)
+
+    def let_through(self, number: int, hold: Pass) -> None:
+        """A gate has let a try through (its event is in `happened`): on to the next one, or to whoever runs it."""
+        spec = self.state.spec_of(number)
+        self.leave(number, "enqueued")
+        uuid = self.state.steps[number].uuid
+        self._give_out(number, spec, self.state.name_of(number), uuid, hold.attempt, hold.gate)
+
+    def _give_out(
+        self, number: int, spec: StepSpec, name: str, uuid: str, attempt: int, passed: GateKind | None = None
+    ) -> None:
+        """Give out a try of a step that is counted nowhere: to a gate before it, to a worker or to another task."""
+        if (spec.is_gated or self.moment.rate_per_second is not None) and spec.type != "compensation":
+            held = held_before(self.state, spec, name, uuid, attempt, passed, self.moment)
+            if held is not None:
+                self._statuses[number] = "held"
+                self._suspended += 1
+                self.happened.append(held)
+                return
         if spec.child_task is not None:
             self._request_child(number, spec, attempt)
-        else:
-            self._active += 1
-            self.happened.append(enqueued(self.state.name_of(number), step.uuid, attempt, self.moment))
+            return
+        self._statuses[number] = "enqueued"
+        self._active += 1
+        self.happened.append(enqueued(name, uuid, attempt, self.moment))
 
     def _begin(self, slot: int) -> None:
         spec = self.plan.steps[slot]
         if spec.wait_for_signal is not None:
             self._await_signal(slot, spec)
-        elif spec.child_task is not None:
-            self._request_child(slot, spec, 1)
         else:
-            self._statuses[slot] = "enqueued"
-            self._active += 1
-            self.happened.append(enqueued(spec.name, self.state.steps[slot].uuid, 1, self.moment))
+            self._give_out(slot, spec, spec.name, self.state.steps[slot].uuid, 1)
 
     def _request_child(self, number: int, spec: StepSpec, attempt: int) -> None:
         child = spec.child_task
@@ -252,10 +271,10 @@ class Turn:
         ):
             batch.begun += 1
             batch.running += 1
-            name = worker_name(self.plan.steps[slot].name, batch.begun)
-            self._statuses[batch.first + batch.begun - 1] = "enqueued"
-            self._active += 1
-            self.happened.append(enqueued(name, step_uuid(self.state.task_id, name), 1, self.moment))
+            template = self.plan.steps[slot]
+            name = worker_name(template.name, batch.begun)
+            number = batch.first + batch.begun - 1
+            self._give_out(number, template, name, step_uuid(self.state.task_id, name), 1)
         if batch.succeeded and batch.succeeded + batch.failed == batch.count:
             if batch.failed and spec.failure_strategy != "continue_on_failure":
                 return
@@ -282,7 +301,7 @@ class Turn:
         cancelled = 0
         batch.stopped = True
         for worker in range(batch.first, batch.first + batch.count):
-            if self.status_of(worker) in ("pending", "waiting_for_retry"):
+            if self.status_of(worker) in NOT_RUNNING:
                 self.leave(worker, "cancelled")
                 cancelled += 1
         self.happened.append(

@@ -32,9 +32,11 @@ from stepweave_schemas import result
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
+from stepweave_schemas.gate import AnyGateOrder, GateOrder
 from stepweave_schemas.identity import content_digest, is_uuid
 
 from .actors import Actor, TaskActor
+from .gate_orders import FULL_SECONDS, GateFull, GateOrders
 from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
@@ -44,7 +46,9 @@ from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, int
 
 log = structlog.get_logger(__name__)
 
-_decoder: msgspec.json.Decoder[AnyTaskOrder] = msgspec.json.Decoder(AnyTaskOrder)
+_decoder: msgspec.json.Decoder[AnyTaskOrder | AnyGateOrder] = msgspec.json.Decoder(
+    AnyTaskOrder | AnyGateOrder
+)
 #: When an order comes again that could not be carried out now.
 AGAIN_SECONDS: Final = 1.0
 MOVED_SECONDS: Final = 0.1
@@ -76,6 +80,7 @@ class ChildOrders:
         self._tell_workers = tell_workers
         self._shard_of = shard_of
         self._metrics = metrics
+        self._gates = GateOrders(messages, self._perform, shard_of)
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,6 +106,8 @@ class ChildOrders:
             async with asyncio.timeout(ORDER_SECONDS_MAX):
                 if isinstance(order, StartChild):
                     await self._start(shard, order)
+                elif isinstance(order, GateOrder):
+                    await self._gates.carry_out(shard, order)
                 else:
                     await self._cancel(shard, order, message.metadata.num_delivered)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -108,6 +115,9 @@ class ChildOrders:
             log.warning("refused an order", subject=message.subject, why=str(error))
         except ShardMoved:
             reply = nak(MOVED_SECONDS)
+        except GateFull as full:
+            log.warning("an order to a gate is carried out later", subject=message.subject, why=str(full))
+            reply = nak(FULL_SECONDS)
         except _Later as later:
             reply = nak(later.seconds)
         except (MessagingError, EventStoreError, Unloadable, TimeoutError) as error:

@@ -20,10 +20,12 @@ from stepweave_schemas import subjects
 from stepweave_schemas.events import Event, ShardAcquired, ShardReleased
 from stepweave_schemas.identity import shard_stream_id
 
-from .actors import SystemState
+from .actors import StreamActor, SystemState
 from .batch import Shard
 from .child_orders import ChildOrders
+from .circuits import OpenCircuits
 from .consumer import CommandConsumer
+from .gate_kinds import CIRCUIT
 from .leases import Leases
 from .loading import ActorLoader
 from .metrics import Metrics
@@ -114,6 +116,9 @@ class Orchestrator:
             self.loader.shard_of,
             self.metrics,
         )
+        self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
+        self.owner.on_stream_committed = self._on_stream_committed
+        self.take_over.on_stream_taken = self._on_stream_taken
         self.router = ShardRouter(connection, self.owner, self.service)
         self.operations = Operations(
             settings,
@@ -141,8 +146,10 @@ class Orchestrator:
         self._subscriptions = [
             await connection.subscribe(subjects.SHARDS_FREE, lambda _: self.leases.nudge()),
             await connection.subscribe(subjects.TEMPLATE_CHANGED, self._on_template_changed),
+            await connection.subscribe(subjects.CIRCUIT_CHANGED, self.circuits.on_message),
         ]
         connection.add_reconnect_listener(self._on_reconnect)
+        await self.circuits.load()
         self._run(self.owner.run())
         self._run(self.projector.run())
         await self.leases.tick()
@@ -394,6 +401,17 @@ class Orchestrator:
 
     def _on_template_changed(self, message: Msg) -> None:
         self.templates.forget(message.data.decode(errors="replace"))
+
+    def _on_circuits_changed(self, keys: frozenset[str]) -> None:
+        self.owner.open_circuits = keys
+
+    def _on_stream_committed(self, actor: StreamActor) -> None:
+        if actor.kind is CIRCUIT:
+            self.circuits.changed(actor)
+
+    def _on_stream_taken(self, actor: StreamActor) -> None:
+        if actor.kind is CIRCUIT:
+            self.circuits.tell(actor)
 
     # -- tasks of the process --------------------------------------------------------------------
 

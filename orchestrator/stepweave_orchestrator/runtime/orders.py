@@ -13,16 +13,26 @@ import msgspec
 
 from stepweave_orchestrator.core import build_dispatch
 from stepweave_orchestrator.core.children import begun, cancel_order, ended, start_order
+from stepweave_orchestrator.core.holding import join_of, join_order, leave_order, report_order
 from stepweave_schemas import events, subjects
 from stepweave_schemas.child import TaskOrder
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import DISPATCH_BYTES_MAX
+from stepweave_schemas.gate import GateOrder
 from stepweave_schemas.result import Outcome
 
 from .actors import TaskActor
 
-#: The events that order something for a step of the task itself: void once the try they are about is over.
-OPENING: Final = frozenset({events.StepEnqueued.TYPE, events.ChildRequested.TYPE})
+_HELD: Final = (events.ConcurrencyRequested, events.CircuitHeld, events.RateHeld)
+_LEFT: Final = (events.ConcurrencyReleased, events.CircuitLeft, events.RateLeft)
+#: The events of a task that tell gates something, and the failures that may count against a service.
+GATING: Final[frozenset[type[events.Event]]] = frozenset({*_HELD, *_LEFT})
+FAILING: Final[frozenset[type[events.Event]]] = frozenset({events.StepRetryScheduled, events.StepFailed})
+#: The types of the events that order something for a step of the task itself, void once the try they are about is
+#: over, or for a gate. Where JetStream has lost all of them, they are made again from what the states say.
+OPENING: Final = frozenset(
+    {events.StepEnqueued.TYPE, events.ChildRequested.TYPE, *(kind.TYPE for kind in GATING | FAILING)}
+)
 #: Those that order something for another task: they hold whatever has happened since.
 REPORTING: Final = frozenset(
     {
@@ -53,6 +63,14 @@ def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], in
     if isinstance(event, events.ChildRequested):
         start = start_order(actor.state, event, actor.result_subject)
         return None if start is None else task_order(start, f"c{event.lease_token}", shard_of)
+    if isinstance(event, _HELD):
+        join = join_order(actor.state, event)
+        return None if join is None else task_order(join, f"j{event.token}", shard_of)
+    if isinstance(event, _LEFT):
+        return task_order(leave_order(event), f"l{event.token}", shard_of)
+    if isinstance(event, events.StepRetryScheduled | events.StepFailed):
+        report = report_order(actor.state, event)
+        return None if report is None else task_order(report, f"f{event.step_uuid}{event.attempt}", shard_of)
     if isinstance(event, events.ChildCancelRequested):
         return task_order(cancel_order(actor.state, event), f"x{event.child_task_id}", shard_of)
     parent = actor.state.parent
@@ -89,6 +107,19 @@ def outcome_order(said: Outcome, result_subject: str) -> Order:
     return Order(result_subject, f"p{said.lease_token}{said.KIND}", encode(said))
 
 
-def task_order(order: TaskOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
-    """A durable command to another task."""
+def task_order(order: TaskOrder | GateOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
+    """A durable command to another task, or to a gate."""
     return Order(subjects.command(shard_of(order.task_id), order.task_id), message_id, encode(order))
+
+
+def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]:
+    """The questions to gates that a task waits for, from its state."""
+    state = actor.state
+    if not state.gated_count:
+        return []
+    holds = [(state.name_of(number), step.hold) for number, step in enumerate(state.steps)]
+    return [
+        task_order(join_of(state, name, hold), f"j{hold.token}", shard_of)
+        for name, hold in [("", state.hold), *holds]
+        if hold is not None
+    ]

@@ -58,7 +58,7 @@ from .batch import Batch, Outgoing, Shard, ShardBatch
 from .crash_points import crash_point
 from .loading import ActorLoader
 from .metrics import Metrics
-from .orders import Order, dispatch_order, order_of
+from .orders import FAILING, GATING, Order, dispatch_order, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
@@ -77,7 +77,7 @@ STREAM_SNAPSHOT_EVENTS = 5_000
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task waits.
 _SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled})
-_ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | _SAID_TO_PARENTS
+_ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_PARENTS
 
 
 class OwnerLoop:
@@ -97,6 +97,11 @@ class OwnerLoop:
     ) -> None:
         self._settings = settings
         self._limits = settings.limits()
+        self._rates = settings.rates_by_namespace
+        #: Circuits that are not closed; set by who knows.
+        self.open_circuits: frozenset[str] = frozenset()
+        #: Called for a system stream after a commit of its events; set by the orchestrator.
+        self.on_stream_committed: Callable[[StreamActor], None] = _nobody
         self._store = store
         self._loader = loader
         self._publisher = publisher
@@ -347,7 +352,9 @@ class OwnerLoop:
             return Rejection("NOT_FOUND", "there is no such task")
         if work.namespace is not None and work.namespace != actor.state.the_plan.ref.namespace:
             return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
-        return decide(actor.state, command, Moment(at_ms, entropy(), self._limits))  # type: ignore[arg-type]
+        rate = self._rates.get(actor.state.the_plan.ref.namespace) if self._rates else None
+        moment = Moment(at_ms, entropy(), self._limits, rate, self.open_circuits)
+        return decide(actor.state, command, moment)  # type: ignore[arg-type]
 
     def _apply(
         self, actor: TaskActor, happened: list[Event], at_ms: int
@@ -420,7 +427,8 @@ class OwnerLoop:
             part.outgoing.append(Outgoing(position, envelope, signal, order))
         actor.events_since_snapshot += len(applied)
         wake_at_ms = actor.kind.next_wake_ms(actor.state)
-        if wake_at_ms != actor.saved_wake_ms:
+        # After a wake-up its moment has gone, also where the next one is the same.
+        if wake_at_ms != actor.saved_wake_ms or isinstance(work.command, Wake):
             actor.saved_wake_ms = wake_at_ms
             part.wakeups[work.stream_id] = wake_at_ms
 
@@ -506,6 +514,7 @@ class OwnerLoop:
             for stream_id, actor in part.touched.items():
                 actor.uncommitted -= 1
                 if isinstance(actor, StreamActor) and not actor.uncommitted:
+                    self.on_stream_committed(actor)
                     self._snapshot_long_stream(stream_id, actor)
             crash_point("before_acks")
             for work, ending in part.endings:
@@ -670,3 +679,7 @@ def _next_wake_ms(actor: Actor) -> int | None:
         wake_at_ms: int | None = actor.state.next_wake_ms()
         return wake_at_ms
     return actor.kind.next_wake_ms(actor.state) if isinstance(actor, StreamActor) else None
+
+
+def _nobody(_actor: StreamActor) -> None:
+    """Stands in until the orchestrator says who wants to hear of commits."""

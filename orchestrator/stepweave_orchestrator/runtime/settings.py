@@ -64,6 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Signals of one task that no step has taken yet, and the bytes of their payloads together.
     signals_kept_max: int = DEFAULT_LIMITS.signals_kept_max
     signals_kept_bytes_max: int = DEFAULT_LIMITS.signals_kept_bytes_max
+    #: How many steps of a namespace may begin each second, over all orchestrators, which must agree on it; JSON, such
+    #: as `{"payments": 50}`. The burst is one second's worth.
+    rates_by_namespace: dict[str, float] = {}
     #: Overrides of this environment's templates (`environments`).
     environment: str | None = None
 
@@ -72,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("shard_count: expected 1..1024")
         if self.lease_ms < 1_000:
             raise ValueError("lease_ms: expected at least 1000")
+        for namespace, rate in self.rates_by_namespace.items():
+            if not 0.001 <= rate <= 1_000_000:
+                raise ValueError(
+                    f"rates_by_namespace: {namespace}: expected 0.001..1000000 steps each second"
+                )
         for name, value in self.limits()._asdict().items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1")
@@ -91,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for field in cls.__struct_fields__:
             text = variables.get(f"STEPWEAVE_{field.upper()}")
             if text is not None:
-                values[field] = msgspec.json.decode(text) if field == "signals_by_namespace" else text
+                values[field] = _from_json(field, text) if field.endswith("_by_namespace") else text
         values.update({name: value for name, value in given.items() if value is not None})
         values.setdefault("owner", f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}")
         if "database_url" not in values:
@@ -117,3 +125,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def signal_level(self, namespace: str) -> SignalLevel:
         """Which events of the namespace go out on the signal feed."""
         return self.signals_by_namespace.get(namespace, self.signals)
+
+
+def _from_json(field: str, text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"STEPWEAVE_{field.upper()}: expected a JSON object: {error}") from None

@@ -25,13 +25,10 @@ _BOUNDED = (
 _STEP_KEYS = {
     "publishes_events": "domain events of handlers",
     "result_schema": "checked results",
-    "circuit_breaker": "circuit breakers",
-    "concurrency": "concurrency limits",
 }
 #: Kept with the step, and without effect in this version.
-_INERT_STEP_KEYS = ("skippable", "system_dependency")
+_INERT_STEP_KEYS = ("skippable",)
 _TASK_KEYS = {
-    "concurrency": "concurrency limits",
     "domain_events": "domain events",
     "lifecycle": "lifecycle thresholds",
 }

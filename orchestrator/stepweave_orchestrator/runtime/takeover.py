@@ -7,6 +7,7 @@ try that is still open is dispatched again, since its dispatch or its result wen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -24,7 +25,7 @@ from . import stream_kinds
 from .actors import SYSTEM_NAMESPACE, StreamActor, TaskActor
 from .batch import Outgoing, Shard
 from .loading import ActorLoader, Unloadable
-from .orders import OPENING, REPORTING, Order, dispatch_order, order_of
+from .orders import OPENING, REPORTING, Order, dispatch_order, held_orders, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
@@ -69,6 +70,8 @@ class TakeOver:
         self._streams = streams
         self._publisher = publisher
         self._projector = projector
+        #: Called for each open system stream of a shard that is taken over; set by the orchestrator.
+        self.on_stream_taken: Callable[[StreamActor], None] | None = None
 
     async def bring_up(self, shard: Shard, published_position: int) -> None:
         """Publish what is not out yet, and remember which streams it went to.
@@ -90,6 +93,7 @@ class TakeOver:
         self._publisher.open_shard(number, published_position)
         await self.publish_tail(shard, published_position, dispatch=not rebuild)
         await self.project_tail(number)
+        await self._tell_of_streams(number)
         if rebuild:
             await self._dispatch_open_tries(number)
             # What was lost is there again before it is noted that nothing is missing.
@@ -180,12 +184,21 @@ class TakeOver:
                         message = dispatch_order(actor, name, step.attempt, step.lease_token)
                         if message is not None:
                             messages.append(message)
+                messages += held_orders(actor, self._loader.shard_of)
                 if any(step.status == "waiting_for_child" for step in state.steps):
                     messages += await self._child_orders(actor)
             count += len(messages)
             self._publisher.dispatch_again(shard, messages)
         count += await self._order_for_streams(shard)
         log.info("dispatched every open try again", shard=shard, tasks=len(stream_ids), tries=count)
+
+    async def _tell_of_streams(self, shard: int) -> None:
+        """Who wants to know hears of the shard's open streams: their last owner may not have told."""
+        stream_ids = await self._store.open_streams(shard)
+        for start in range(0, len(stream_ids), 500):
+            for actor in (await self._loader.load(stream_ids[start : start + 500])).values():
+                if isinstance(actor, StreamActor) and self.on_stream_taken is not None:
+                    self.on_stream_taken(actor)
 
     async def _order_for_streams(self, shard: int) -> int:
         """Send again what the system's own streams wait for; returns how many messages that is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stepweave_orchestrator.core.commands import Command, StreamCommand
@@ -109,6 +109,8 @@ class Done:
 
 
 Ending = Done | Rejection | Exception
+#: Hands a command to its owner and waits for how it ends; raises where the shard has moved, and the like.
+Performing = Callable[[Work], Awaitable[Ending]]
 
 
 def into_future(future: asyncio.Future[Ending]) -> Callable[[Any], None]:

@@ -77,11 +77,6 @@ def test_validate(stepweave: Type, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "path"),
     [
-        (
-            GOOD.replace("name: b", "name: b, circuit_breaker: {}"),
-            "NOT_SUPPORTED",
-            "steps[1].circuit_breaker",
-        ),
         (GOOD.replace("shop", "_system"), "BAD_VALUE", "namespace"),
     ],
 )

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stepweave_orchestrator.core.state import ACTIVE, HIDDEN, MET, OPEN, SUSPENDED, StepState, TaskState
+from stepweave_orchestrator.core.state import (
+    ACTIVE,
+    HIDDEN,
+    MET,
+    NOT_RUNNING,
+    OPEN,
+    SUSPENDED,
+    StepState,
+    TaskState,
+)
 
 #: A begun batch worker in one of these has not ended.
-_UNDER_WAY = OPEN | {"waiting_for_retry"}
+_UNDER_WAY = OPEN | {"waiting_for_retry", "held"}
 
 
 def check_state(state: TaskState) -> None:
@@ -52,7 +61,10 @@ def check_counters(state: TaskState) -> None:
     assert state.existing_count == sum(statuses[number] not in HIDDEN for number in own)
     assert state.done_count == sum(statuses[number] in MET for number in own) + len(tolerated)
     assert state.active_count == sum(status in ACTIVE for status in statuses)
-    assert state.suspended_count == sum(status in SUSPENDED for status in statuses)
+    of_task = state.hold is not None
+    assert state.suspended_count == sum(status in SUSPENDED for status in statuses) + of_task
+    gated = sum((step.hold is not None) + len(step.passes) for step in state.steps)
+    assert state.gated_count == gated + of_task + len(state.passes)
     assert state.waiting_count == statuses.count("waiting_for_retry")
     assert len(set(state.failed)) == len(state.failed)
     assert set(state.failed) <= set(broken)
@@ -63,10 +75,15 @@ def check_counters(state: TaskState) -> None:
     for slot, batch in state.batches.items():
         workers = state.steps[batch.first : batch.first + batch.count]
         assert all(worker.made_from == slot for worker in workers)
-        assert batch.begun == sum(worker.attempt > 0 for worker in workers)
+        assert batch.begun == sum(_has_begun(worker) for worker in workers)
         assert batch.running == sum(worker.status in _UNDER_WAY for worker in workers)
         assert batch.succeeded == sum(worker.status in MET for worker in workers)
         assert batch.failed == sum(worker.status == "error" for worker in workers)
+
+
+def _has_begun(step: StepState) -> bool:
+    """Whether a try of a made step was given out, or a gate was asked for one."""
+    return step.attempt > 0 or step.status == "held"
 
 
 def _is_met(state: TaskState, slot: int) -> bool:
@@ -98,6 +115,9 @@ def _check_step(name: str, step: StepState) -> None:
         assert step.due_at_ms is None, f"{name} would be woken for nothing"
     if step.status == "waiting_for_retry":
         assert step.due_at_ms is not None, f"{name} would never be tried again"
+    # A hold lasts while the step is held, what it has passed while its try is out or on its way.
+    assert (step.hold is not None) == (step.status == "held"), f"{name} is held by nothing"
+    assert not step.passes or step.status in (*OPEN, "held"), f"{name} keeps what it does not need"
     if step.status in ("waiting_for_retry", "error"):
         assert step.fault is not None, name
     if step.compensates < 0:
@@ -130,11 +150,11 @@ def _check_batches(state: TaskState) -> None:
         if batch.begun:
             assert state.steps[slot].unmet == 0, "a batch ran before its dependencies"
         if batch.stopped:
-            assert not [worker for worker in workers if worker.status in ("pending", "waiting_for_retry")]
+            assert not [worker for worker in workers if worker.status in NOT_RUNNING]
         elif not state.is_terminal and state.steps[slot].unmet == 0:
             pending_count = batch.count - batch.begun
             assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
-        beginnings = [worker.attempt > 0 for worker in workers]
+        beginnings = [_has_begun(worker) for worker in workers]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 
 
@@ -174,6 +194,7 @@ def _next_wake_ms(state: TaskState) -> int | None:
 def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
     open_steps = named("waiting_for_retry", *ACTIVE, *SUSPENDED)
     assert (state.completed_at_ms is not None) == state.is_terminal
+    assert not state.is_terminal or not state.gated_count, "something is held for the dead"
     match state.status:
         case "complete":
             assert not state.failed
@@ -192,7 +213,7 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
             assert named("waiting_for_retry")
             assert not named(*ACTIVE)
         case "waiting_for_dependencies":
-            assert named(*SUSPENDED)
+            assert named(*SUSPENDED) or state.hold is not None
             assert not named("waiting_for_retry", *ACTIVE)
         case "compensating":
             assert state.saga is not None

@@ -30,7 +30,7 @@ from stepweave_orchestrator.core import (
     decide,
     evolve,
 )
-from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Command, Limits, SignalTask
+from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, AdmitStep, Command, Limits, SignalTask
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import codec, events, result
@@ -113,6 +113,48 @@ def retry(step: str, attempt: int = 1, **fields: Any) -> Happened:
 
 def failed(step: str, attempt: int = 1, **fields: Any) -> Happened:
     return _of_step(events.StepFailed, step, attempt, fields)
+
+
+def _of_gate(type: type[events.GateEvent], step: str, fields: dict[str, Any]) -> Happened:
+    return Happened(type, {"step_name": step, **fields})
+
+
+def asked(step: str = "", attempt: int = 1, **fields: Any) -> Happened:
+    """A slot is asked for, for a try of a step or for the task."""
+    return _of_gate(events.ConcurrencyRequested, step, {"attempt": attempt, **fields})
+
+
+def granted(step: str = "", **fields: Any) -> Happened:
+    return _of_gate(events.ConcurrencyGranted, step, fields)
+
+
+def given_back(step: str = "", **fields: Any) -> Happened:
+    """A slot is given back, or waited for no longer."""
+    return _of_gate(events.ConcurrencyReleased, step, fields)
+
+
+def held_by_circuit(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_gate(events.CircuitHeld, step, {"attempt": attempt, **fields})
+
+
+def through_circuit(step: str, **fields: Any) -> Happened:
+    return _of_gate(events.CircuitAdmitted, step, fields)
+
+
+def left_circuit(step: str, **fields: Any) -> Happened:
+    return _of_gate(events.CircuitLeft, step, fields)
+
+
+def held_by_rate(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_gate(events.RateHeld, step, {"attempt": attempt, **fields})
+
+
+def in_turn(step: str, **fields: Any) -> Happened:
+    return _of_gate(events.RateAdmitted, step, fields)
+
+
+def left_rate(step: str, **fields: Any) -> Happened:
+    return _of_gate(events.RateLeft, step, fields)
 
 
 def released(step: str, attempt: int = 1, **fields: Any) -> Happened:
@@ -349,6 +391,8 @@ class Scenario:
         self.state: TaskState = initial(TASK_ID, plan, CORRELATION_ID)
         self.now_ms = T0_MS
         self.limits = DEFAULT_LIMITS
+        self.rate_per_second: float | None = None
+        self.open_circuits: frozenset[str] = frozenset()
         #: Every event so far and when it was recorded.
         self.history: list[tuple[events.Event, int]] = []
         self._tokens: dict[tuple[str, int], list[str]] = {}
@@ -365,6 +409,16 @@ class Scenario:
         self.limits = Limits(**limits)
         return self
 
+    def at_rate(self, per_second: float | None) -> Self:
+        """The namespace has this rate from now on."""
+        self.rate_per_second = per_second
+        return self
+
+    def with_open(self, *services: str) -> Self:
+        """From now on the circuits of these services, and no others, are known not to be closed."""
+        self.open_circuits = frozenset(f"{self.plan.ref.namespace}/{service}" for service in services)
+        return self
+
     def when(self, command: Command | Told, *, random: str | None = None) -> Self:
         """Ask; `random` are the random bits, as hexadecimal text."""
         assert self._decision is None, "the decision before was not looked at; call then()"
@@ -372,7 +426,13 @@ class Scenario:
             command = self._outcome(command)
         before = encode_snapshot(self.state)
         self._decisions += 1
-        moment = Moment(self.now_ms, random or entropy(self._decisions), self.limits)
+        moment = Moment(
+            self.now_ms,
+            random or entropy(self._decisions),
+            self.limits,
+            self.rate_per_second,
+            self.open_circuits,
+        )
         self._decision = decide(self.state, command, moment)
         assert encode_snapshot(self.state) == before, "decide changed the state"
         return self
@@ -450,6 +510,12 @@ class Scenario:
     def last(self, type: type[events.Event]) -> Any:
         """The latest event of a type."""
         return next(event for event, _ in reversed(self.history) if isinstance(event, type))
+
+    def admit(self, step: str = "", *, is_probe: bool = False, token: str | None = None) -> AdmitStep:
+        """What the gate says before which a step, or the task, is held."""
+        hold = self.state.hold if not step else self.step(step).hold
+        assert token is not None or hold is not None, "nothing is held"
+        return AdmitStep(step, token or (hold.token if hold else ""), is_probe)
 
     def _outcome(self, told: Told) -> Command:
         attempt = self.step(told.step).attempt if told.attempt is None else told.attempt

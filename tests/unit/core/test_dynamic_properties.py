@@ -248,9 +248,14 @@ def _copy_of_follow() -> Callable[..., None]:
     return again
 
 
+#: What other random worlds are about: gates.
+ELSEWHERE = ("concurrency.", "circuit.", "rate.")
+
+
 def missed() -> list[str]:
     """Which events and situations the examples have not reached often enough so far."""
     of_tasks = {entry.type for entry in CATALOGUE.values() if entry.stream == "task"}
+    of_tasks = {name for name in of_tasks if not name.startswith(ELSEWHERE)}
     return [name for name in of_tasks if SEEN[name] < 5] + [name for name in SITUATIONS if not SEEN[name]]
 
 

@@ -10,6 +10,7 @@ from stepweave_orchestrator.core import TaskState, evolve
 from stepweave_orchestrator.core.snapshot import decode_snapshot, encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import events
+from stepweave_schemas.catalogue import CATALOGUE
 
 from .scenario import (
     CORRELATION_ID,
@@ -122,7 +123,7 @@ def test_a_snapshot_at_every_moment(scenario: Scenario) -> None:
 def test_the_stories_have_every_event() -> None:
     stories = [a_long_story(), *other_endings(), *recorded_stories()]
     told = {type(event) for scenario in stories for event, _ in scenario.history}
-    system = {events.TemplateRegistered, events.ShardAcquired, events.ShardReleased}
+    system = {entry.struct for entry in CATALOGUE.values() if entry.stream == "system"}
     assert told | system == set(events.EVENT_TYPES.values())
 
 

@@ -28,6 +28,8 @@ _PARENT: Final = events.ParentLink(
     lease_token="token",
     result_subject="sw.res.billing.3.0198c0de-0000-7000-8000-000000000009",
 )
+_GATE: Final[dict[str, Any]] = {"gate_id": "0198c0de-0000-7000-8000-00000000000a", "token": "token"}
+_WAITER: Final[dict[str, Any]] = {"task_id": TASK_ID, "step_name": "greet", "token": "token"}
 _FAULT: Final[dict[str, Any]] = {"error_type": "handler_error", "error_message": "boom", "worker_id": "w-1"}
 
 EVENTS: Final[list[events.Event]] = [
@@ -124,6 +126,49 @@ EVENTS: Final[list[events.Event]] = [
         **_STEP, compensates="reserve", result=CONTEXT, worker_id="w-1", requires_manual_cleanup=True
     ),
     events.CompensationFailed(**_STEP, **_FAULT, compensates="reserve", failure_reason="permanent"),
+    events.ConcurrencyRequested(**_STEP, **_GATE, group="customer", value='"c-7"', limit=3),
+    events.ConcurrencyRequested(
+        step_name="", step_uuid=TASK_ID, attempt=1, **_GATE, group="task:greeting", value="null", limit=1
+    ),
+    events.ConcurrencyGranted(**_NAMED, **_GATE),
+    events.ConcurrencyReleased(**_NAMED, **_GATE),
+    events.CircuitHeld(**_STEP, **_GATE, service="bank"),
+    events.CircuitAdmitted(**_NAMED, **_GATE, is_probe=True),
+    events.CircuitLeft(**_NAMED, **_GATE, outcome="failure"),
+    events.RateHeld(**_STEP, **_GATE, per_second=0.5),
+    events.RateAdmitted(**_NAMED, **_GATE),
+    events.RateLeft(**_NAMED, **_GATE),
+    events.SlotsOpened(namespace="default", group="customer", value='"c-7"'),
+    events.SlotsQueued(**_WAITER, limit=3, priority=-5, held_at_ms=1),
+    events.SlotsGranted(**_WAITER, limit=3),
+    events.SlotsFreed(**_WAITER),
+    events.BreakerWatched(namespace="default", service="bank"),
+    events.BreakerFailureCounted(
+        task_id=TASK_ID,
+        step_name="greet",
+        step_uuid=STEP_UUID,
+        attempt=1,
+        error_type="timeout",
+        error_message="no answer",
+        failed_at_ms=1,
+    ),
+    events.BreakerOpened(
+        cause="threshold",
+        failures_count=5,
+        open_until_ms=2,
+        half_open_max=1,
+        open_ms=1,
+        reason="no answer",
+    ),
+    events.BreakerHalfOpened(),
+    events.BreakerClosed(cause="operator", reason="the bank called", closed_by="ada"),
+    events.BreakerQueued(**_WAITER, priority=1, held_at_ms=1),
+    events.BreakerPassed(**_WAITER, is_probe=True),
+    events.BreakerDequeued(**_WAITER, outcome="success"),
+    events.ThrottleOpened(namespace="default"),
+    events.ThrottleQueued(**_WAITER, per_second=2.0, priority=1, held_at_ms=1),
+    events.ThrottlePassed(**_WAITER, per_second=2.0, next_due_us=1_000),
+    events.ThrottleDequeued(**_WAITER),
     events.TemplateRegistered(
         namespace="default", name="greeting", version="1.0.0", hash="sha256:00ff", content=CONTEXT
     ),

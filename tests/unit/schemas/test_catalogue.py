@@ -5,6 +5,9 @@ import pytest
 from stepweave_schemas.catalogue import CATALOGUE, OUTCOME_TYPES, render_markdown
 from stepweave_schemas.events import EVENT_TYPES
 
+#: What events of the system's own streams are about; a task's stream has none of these.
+SYSTEM_ENTITIES = ("template", "orchestrator", "slots", "breaker", "throttle")
+
 
 def test_every_event_has_an_entry_and_none_is_unknown() -> None:
     assert list(CATALOGUE) == list(EVENT_TYPES), "in the order of `events.AnyEvent`"
@@ -19,7 +22,7 @@ def test_an_entry_says_what_a_reader_needs(name: str) -> None:
     assert entry.meaning.endswith(".")
     assert entry.emitted_when.endswith(".")
     assert entry.state_change
-    assert entry.stream == ("system" if name.partition(".")[0] in ("template", "orchestrator") else "task")
+    assert entry.stream == ("system" if name.partition(".")[0] in SYSTEM_ENTITIES else "task")
 
 
 def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
@@ -33,6 +36,9 @@ def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
         "orchestrator.shard_acquired",
         "orchestrator.shard_released",
     }
+    outcomes_of_gates = {"breaker.opened", "breaker.half_opened", "breaker.closed"}
+    gates = ("concurrency", "circuit", "rate", "slots", "breaker", "throttle")
+    plumbing |= {name for name in EVENT_TYPES if name.startswith(gates)} - outcomes_of_gates
     assert EVENT_TYPES.keys() - plumbing == OUTCOME_TYPES
 
 

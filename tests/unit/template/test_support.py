@@ -49,9 +49,6 @@ def test_what_runs_is_not_refused() -> None:
     [
         ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
         ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
-        ({}, {"circuit_breaker": {"failure_threshold": 3}}, "steps[0].circuit_breaker"),
-        ({}, {"concurrency": {"limit": 1}}, "steps[0].concurrency"),
-        ({"concurrency": {"limit": 1}}, {}, "concurrency"),
         ({"domain_events": ["order.paid"]}, {}, "domain_events"),
         ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
@@ -61,11 +58,9 @@ def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str
     assert paths(found, "NOT_SUPPORTED") == [path]
 
 
-@pytest.mark.parametrize("key", ["skippable", "system_dependency"])
-def test_what_has_no_effect_is_warned_about(key: str) -> None:
-    value = {"skippable": True, "system_dependency": "bank"}[key]
-    found = unsupported(template({"handler": "h", key: value}), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED", "warning") == [f"steps[0].{key}"]
+def test_what_has_no_effect_is_warned_about() -> None:
+    found = unsupported(template({"handler": "h", "skippable": True}), "t.yaml")
+    assert paths(found, "NOT_SUPPORTED", "warning") == ["steps[0].skippable"]
 
 
 @pytest.mark.parametrize(

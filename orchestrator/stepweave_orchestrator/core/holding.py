@@ -1,0 +1,303 @@
+"""A try before the gates that it has to pass: slots first, then the circuit of its service, then the rate.
+
+The circuit comes late, so that a step that waited long for a slot does not go to a service that has failed since; the
+rate comes last, so that a turn is not kept for later. A retry passes all of them again; a try that goes on after a
+checkpoint, or was handed back, keeps what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from stepweave_schemas import events
+from stepweave_schemas.child_context import MISSING, follow
+from stepweave_schemas.gate import (
+    AnyJoin,
+    BreakerSpec,
+    GateKind,
+    JoinCircuit,
+    JoinRate,
+    JoinSlots,
+    LeaveGate,
+    ReportFailure,
+    circuit_id,
+    rate_id,
+    slots_id,
+)
+
+from .gates.circuit import COUNTED_ERRORS
+from .plan import ConcurrencySpec, StepSpec
+from .rejection import Decision, Rejection
+from .state import Pass, StepState, TaskState
+from .tries import lease_token
+
+if TYPE_CHECKING:
+    from .commands import AdmitStep, Moment
+
+#: The gates in the order in which they are passed.
+_ORDER: Final[tuple[GateKind, ...]] = ("concurrency", "circuit", "rate")
+#: Of a value this much tells it from others; longer ones count by their beginning.
+VALUE_CHARS_MAX: Final = 1_000
+_TERMINAL: Final = (events.TaskCompleted, events.TaskFailed, events.TaskCancelled)
+_ENDS_TRY: Final = (events.StepCompleted, events.StepRetryScheduled, events.StepFailed, events.StepSkipped)
+
+
+def service_of(spec: StepSpec) -> str:
+    """What the circuit of a step stands for: the service that it needs, or its handler."""
+    return spec.system_dependency or spec.handler.callable
+
+
+def circuit_key(namespace: str, service: str) -> str:
+    """A circuit as `Moment.open_circuits` names it."""
+    return f"{namespace}/{service}"
+
+
+# -- being held ------------------------------------------------------------------------------------
+
+
+def held_before(
+    state: TaskState,
+    spec: StepSpec,
+    name: str,
+    uuid: str,
+    attempt: int,
+    passed: GateKind | None,
+    moment: Moment,
+) -> events.GateEvent | None:
+    """The event that holds a try before its next gate; `None` where nothing is (any more) in its way."""
+    plan = state.the_plan
+    namespace = plan.ref.namespace
+    after = -1 if passed is None else _ORDER.index(passed)
+    if after < 0 and spec.concurrency is not None:
+        group = spec.concurrency.key or f"{plan.ref.name}.{spec.name}"
+        return _requested(state, spec.concurrency, group, name, uuid, attempt, moment)
+    if after < 1 and spec.circuit_breaker is not None:
+        service = service_of(spec)
+        if circuit_key(namespace, service) in moment.open_circuits:
+            return events.CircuitHeld(
+                step_name=name,
+                step_uuid=uuid,
+                gate_id=circuit_id(namespace, service),
+                attempt=attempt,
+                token=_token("circuit", uuid, attempt, moment),
+                service=service,
+            )
+    if after < 2 and moment.rate_per_second is not None:
+        return events.RateHeld(
+            step_name=name,
+            step_uuid=uuid,
+            gate_id=rate_id(namespace),
+            attempt=attempt,
+            token=_token("rate", uuid, attempt, moment),
+            per_second=moment.rate_per_second,
+        )
+    return None
+
+
+def task_held(state: TaskState, moment: Moment) -> events.ConcurrencyRequested | None:
+    """The event that holds the whole task until it has a slot, where its template limits how many run."""
+    plan = state.the_plan
+    if plan.concurrency is None:
+        return None
+    group = plan.concurrency.key or plan.ref.name
+    return _requested(state, plan.concurrency, f"task:{group}", "", state.task_id, 1, moment)
+
+
+def _requested(
+    state: TaskState,
+    concurrency: ConcurrencySpec,
+    group: str,
+    name: str,
+    uuid: str,
+    attempt: int,
+    moment: Moment,
+) -> events.ConcurrencyRequested:
+    value = "null"
+    if concurrency.key is not None:
+        found = _in_context(msgspec.json.decode(state.context), concurrency.key.split("."))
+        if found is not MISSING:
+            value = msgspec.json.encode(found, order="deterministic").decode()[:VALUE_CHARS_MAX]
+    return events.ConcurrencyRequested(
+        step_name=name,
+        step_uuid=uuid,
+        gate_id=slots_id(state.the_plan.ref.namespace, group, value),
+        attempt=attempt,
+        token=_token("concurrency", uuid, attempt, moment),
+        group=group,
+        value=value,
+        limit=concurrency.limit,
+    )
+
+
+def _in_context(context: Any, path: list[str]) -> Any:
+    """The value at a path; `context.` before it may be left out."""
+    found = follow(context, tuple(path))
+    return follow(context, tuple(path[1:])) if found is MISSING and path[0] == "context" else found
+
+
+def _token(gate: GateKind, uuid: str, attempt: int, moment: Moment) -> str:
+    return lease_token(f"{gate}:{uuid}", attempt, moment)
+
+
+# -- being let through -----------------------------------------------------------------------------
+
+
+def admitted(command: AdmitStep, uuid: str, hold: Pass) -> events.GateEvent:
+    """The event of a gate's answer to what waits before it."""
+    if hold.gate == "concurrency":
+        return events.ConcurrencyGranted(
+            step_name=command.step_name, step_uuid=uuid, gate_id=hold.gate_id, token=hold.token
+        )
+    if hold.gate == "circuit":
+        return events.CircuitAdmitted(
+            step_name=command.step_name,
+            step_uuid=uuid,
+            gate_id=hold.gate_id,
+            token=hold.token,
+            is_probe=command.is_probe,
+        )
+    return events.RateAdmitted(
+        step_name=command.step_name, step_uuid=uuid, gate_id=hold.gate_id, token=hold.token
+    )
+
+
+def standing(hold: Pass | None, passes: Sequence[Pass], token: str) -> Decision | None:
+    """What to answer to an admission: `None` where it is awaited."""
+    if hold is not None and hold.token == token:
+        return None
+    if any(one.token == token for one in passes):
+        return []
+    return Rejection("STALE", "nobody waits for this any more")
+
+
+# -- giving back -----------------------------------------------------------------------------------
+
+
+def with_releases(state: TaskState, happened: list[events.Event]) -> list[events.Event]:
+    """The events, with what gives back all that the tries and the task held that end with them."""
+    done: set[int] = set()
+    told: list[events.Event] = []
+    for event in happened:
+        if isinstance(event, _TERMINAL):
+            for number, step in enumerate(state.steps):
+                if number not in done and (step.hold is not None or step.passes):
+                    told += _left(state.name_of(number), step, "")
+            if state.hold is not None:
+                told.append(_release("", state.task_id, state.hold, ""))
+            told += [_release("", state.task_id, one, "") for one in state.passes]
+            told.append(event)
+            continue
+        told.append(event)
+        if isinstance(event, _ENDS_TRY):
+            number = state.number_of(event.step_name)
+            # Steps that the same decision makes have passed nothing yet.
+            if number >= 0 and number not in done:
+                done.add(number)
+                told += _left(event.step_name, state.steps[number], _outcome(event))
+        elif isinstance(event, events.BatchStopped):
+            batch = state.batches[state.the_plan.index[event.worker_template]]
+            for number in range(batch.first, batch.first + batch.count):
+                step = state.steps[number]
+                if number not in done and step.status == "held":
+                    done.add(number)
+                    told += _left(state.name_of(number), step, "")
+    return told
+
+
+def _outcome(event: events.StepEvent) -> str:
+    """What the end of a probe says about its service."""
+    if isinstance(event, events.StepCompleted):
+        return "success"
+    if isinstance(event, events.StepRetryScheduled | events.StepFailed):
+        if event.error_type in COUNTED_ERRORS:
+            return "failure"
+        # The service has answered; a worker that got lost says nothing about it.
+        return "" if event.settled_by == "lost" else "success"
+    return ""
+
+
+def _left(name: str, step: StepState, outcome: str) -> list[events.Event]:
+    held = [] if step.hold is None else [_release(name, step.uuid, step.hold, "")]
+    return [*held, *(_release(name, step.uuid, one, outcome) for one in step.passes)]
+
+
+def _release(name: str, uuid: str, one: Pass, outcome: str) -> events.Event:
+    if one.gate == "concurrency":
+        return events.ConcurrencyReleased(
+            step_name=name, step_uuid=uuid, gate_id=one.gate_id, token=one.token
+        )
+    if one.gate == "circuit":
+        return events.CircuitLeft(
+            step_name=name, step_uuid=uuid, gate_id=one.gate_id, token=one.token, outcome=outcome
+        )
+    return events.RateLeft(step_name=name, step_uuid=uuid, gate_id=one.gate_id, token=one.token)
+
+
+# -- what the events order -------------------------------------------------------------------------
+
+
+def join_order(
+    state: TaskState, event: events.ConcurrencyRequested | events.CircuitHeld | events.RateHeld
+) -> AnyJoin | None:
+    """The order to ask a gate; `None` where the try does not wait for its answer any more."""
+    hold = state.hold if not event.step_name else state.steps[state.number_of(event.step_name)].hold
+    if hold is None or hold.token != event.token:
+        return None
+    return join_of(state, event.step_name, hold)
+
+
+def join_of(state: TaskState, step_name: str, hold: Pass) -> AnyJoin:
+    """As `join_order`, from what the state knows."""
+    asked = {
+        "task_id": hold.gate_id,
+        "namespace": state.the_plan.ref.namespace,
+        "asker": state.task_id,
+        "step_name": step_name,
+        "token": hold.token,
+        "priority": state.priority,
+        "held_at_ms": hold.at_ms,
+    }
+    if hold.gate == "concurrency":
+        return JoinSlots(**asked, group=hold.group, value=hold.value, limit=hold.limit)  # type: ignore[arg-type]
+    if hold.gate == "circuit":
+        breaker = state.spec_of(state.number_of(step_name)).circuit_breaker or BreakerSpec()
+        return JoinCircuit(**asked, service=hold.group, breaker=breaker)  # type: ignore[arg-type]
+    return JoinRate(**asked, per_second=hold.per_second)  # type: ignore[arg-type]
+
+
+def leave_order(event: events.ConcurrencyReleased | events.CircuitLeft | events.RateLeft) -> LeaveGate:
+    """The order to tell a gate that something is over."""
+    if isinstance(event, events.ConcurrencyReleased):
+        return LeaveGate(task_id=event.gate_id, gate="concurrency", token=event.token)
+    if isinstance(event, events.CircuitLeft):
+        return LeaveGate(task_id=event.gate_id, gate="circuit", token=event.token, outcome=event.outcome)
+    return LeaveGate(task_id=event.gate_id, gate="rate", token=event.token)
+
+
+def report_order(
+    state: TaskState, event: events.StepRetryScheduled | events.StepFailed
+) -> ReportFailure | None:
+    """The order to count a failure against its service; `None` where it has no circuit or is not its fault."""
+    number = state.number_of(event.step_name)
+    spec = state.spec_of(number)
+    if spec.circuit_breaker is None or event.error_type not in COUNTED_ERRORS:
+        return None
+    namespace = state.the_plan.ref.namespace
+    service = service_of(spec)
+    fault = state.steps[number].fault
+    return ReportFailure(
+        task_id=circuit_id(namespace, service),
+        namespace=namespace,
+        service=service,
+        breaker=spec.circuit_breaker,
+        asker=state.task_id,
+        step_name=event.step_name,
+        step_uuid=event.step_uuid,
+        attempt=event.attempt,
+        error_type=event.error_type,
+        error_message=event.error_message[:VALUE_CHARS_MAX],
+        failed_at_ms=state.updated_at_ms if fault is None else fault.at_ms,
+    )

@@ -1,0 +1,160 @@
+"""What tasks and gates tell each other, from the CMD stream to their actors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from stepweave.messaging import JetStreamPublisher
+from stepweave.messaging import Outgoing as Message
+from stepweave_orchestrator.core.commands import AdmitStep, Command, StreamCommand
+from stepweave_orchestrator.core.gates import circuit, rate, slots
+from stepweave_orchestrator.core.rejection import Rejection
+from stepweave_schemas import subjects
+from stepweave_schemas.codec import encode
+from stepweave_schemas.gate import (
+    Admit,
+    AnyGateOrder,
+    GateKind,
+    JoinCircuit,
+    JoinRate,
+    JoinSlots,
+    LeaveGate,
+    ReportFailure,
+)
+
+from .actors import Actor, StreamActor
+from .gate_kinds import CIRCUIT, RATE, SLOTS
+from .stream_kind import ShardOf, StreamKind
+from .work import Done, Ending, Performing, Query, Work
+
+log = structlog.get_logger(__name__)
+
+#: When somebody asks again before whom too many wait.
+FULL_SECONDS: Final = 5.0
+
+
+class GateFull(Exception):
+    """Too many wait before a gate; the order is to come again."""
+
+
+class GateOrders:
+    """Carries out the orders between tasks and gates, for all shards of the process."""
+
+    def __init__(self, messages: JetStreamPublisher, perform: Performing, shard_of: ShardOf) -> None:
+        self._messages = messages
+        self._perform = perform
+        self._shard_of = shard_of
+
+    async def carry_out(self, shard: int, order: AnyGateOrder) -> None:
+        """Tell the actor; raises what `perform` raises, and `GateFull`."""
+        if isinstance(order, Admit):
+            await self._admit(shard, order)
+        elif isinstance(order, LeaveGate):
+            await self._leave(shard, order)
+        elif isinstance(order, ReportFailure):
+            await self._tell(shard, order.task_id, circuit.Report(order), order.asker, seed=CIRCUIT)
+        else:
+            await self._join(shard, order)
+
+    async def _join(self, shard: int, order: JoinSlots | JoinCircuit | JoinRate) -> None:
+        kind: StreamKind
+        command: StreamCommand
+        if isinstance(order, JoinSlots):
+            kind, command = SLOTS, slots.Join(order)
+        elif isinstance(order, JoinCircuit):
+            kind, command = CIRCUIT, circuit.Join(order)
+        else:
+            kind, command = RATE, rate.Join(order)
+        ending = await self._tell(shard, order.task_id, command, order.asker, seed=kind)
+        if isinstance(ending, Rejection):
+            raise GateFull(ending.reason)
+        if isinstance(ending, Done) and not ending.changed:
+            await self._say_again(shard, order)
+
+    async def _say_again(self, shard: int, order: JoinSlots | JoinCircuit | JoinRate) -> None:
+        """The gate knows the asker: it may have been let through without hearing of it."""
+        said: list[Admit] = []
+
+        def look(actor: Actor) -> bytes:
+            state = actor.state if isinstance(actor, StreamActor) else None
+            gate: GateKind | None = None
+            if isinstance(state, slots.SlotsState) and order.token in state.holders:
+                gate = "concurrency"
+            elif isinstance(state, circuit.CircuitState) and order.token in state.probes:
+                gate = "circuit"
+            elif isinstance(state, rate.RateState) and order.token in state.recent:
+                gate = "rate"
+            # Asked again where what it rested on was not committed after all.
+            said[:] = []
+            if gate is not None:
+                said.append(
+                    Admit(
+                        task_id=order.asker,
+                        gate=gate,
+                        gate_id=order.task_id,
+                        step_name=order.step_name,
+                        token=order.token,
+                        is_probe=gate == "circuit",
+                    )
+                )
+            return b""
+
+        await self._perform(
+            Work(
+                stream_id=order.task_id,
+                shard=shard,
+                command=Query(look),
+                causation_id="",
+                actor_name="",
+                finish=lambda _: None,
+            )
+        )
+        for one in said:
+            await self._send(one.task_id, f"b{one.token}", encode(one))
+
+    async def _leave(self, shard: int, order: LeaveGate) -> None:
+        command: StreamCommand
+        if order.gate == "concurrency":
+            command = slots.Leave(order.token)
+        elif order.gate == "circuit":
+            command = circuit.Leave(order.token, order.outcome)
+        else:
+            command = rate.Leave(order.token)
+        # A gate that does not know of it has nothing to free.
+        await self._tell(shard, order.task_id, command, order.token)
+
+    async def _admit(self, shard: int, order: Admit) -> None:
+        ending = await self._tell(
+            shard, order.task_id, AdmitStep(order.step_name, order.token, order.is_probe), order.gate_id
+        )
+        if isinstance(ending, Rejection):
+            # Whoever waited is gone, and says so in case that was lost: nothing is held for the dead.
+            leave = LeaveGate(task_id=order.gate_id, gate=order.gate, token=order.token)
+            await self._send(order.gate_id, f"l{order.token}", encode(leave))
+
+    async def _tell(
+        self,
+        shard: int,
+        stream_id: str,
+        command: Command | StreamCommand,
+        by: str,
+        seed: StreamKind | None = None,
+    ) -> Ending:
+        return await self._perform(
+            Work(
+                stream_id=stream_id,
+                shard=shard,
+                command=command,
+                causation_id=f"{type(command).__name__.lower()}:{by}",
+                actor_name="gate",
+                finish=lambda _: None,
+                seed=seed,
+            )
+        )
+
+    async def _send(self, stream_id: str, message_id: str, payload: bytes) -> None:
+        await self._messages.room()
+        subject = subjects.command(self._shard_of(stream_id), stream_id)
+        await self._messages.publish_all([Message(subject, payload, message_id)])

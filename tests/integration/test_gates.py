@@ -1,0 +1,165 @@
+"""What crosses tasks, on real servers: slots of concurrency keys, circuits of services, rates of namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from stepweave import RetryableError, StepContext, step_handler
+from stepweave.testing import eventually
+from stepweave_eventstore.store import StreamFilter
+from stepweave_schemas.gate import circuit_id, rate_id, slots_id
+
+from .conftest import WAIT_SECONDS, System, running_system, template
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RATE = 20.0
+#: How many run at once, by what the test calls it; the most there were.
+running: Counter[str] = Counter()
+most: Counter[str] = Counter()
+#: Whether the bank answers, and how often it was called.
+bank = {"is_up": True, "calls": 0}
+
+
+@step_handler("work")
+async def work(context: StepContext) -> None:
+    key = context.get_input_or("customer", "nobody")
+    running[key] += 1
+    most[key] = max(most[key], running[key])
+    # Long enough for others to run meanwhile, if they may.
+    await asyncio.sleep(0.005)
+    running[key] -= 1
+
+
+@step_handler("call_bank")
+async def call_bank(context: StepContext) -> str:
+    bank["calls"] += 1
+    if not bank["is_up"]:
+        raise RetryableError("the bank does not answer")
+    return "ok"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(module_database_url: str, module_nats_url: str) -> AsyncIterator[System]:
+    """Two orchestrators, so that tasks and their gates have different owners."""
+    rates = {"rates_by_namespace": {"slow": RATE}}
+    async with running_system(module_database_url, module_nats_url, **rates) as running:
+        await running.start_orchestrator()
+        async with (
+            running.worker(work, call_bank, namespace="gates"),
+            running.worker(work, namespace="slow"),
+        ):
+            yield running
+
+
+async def test_slots_of_a_key(system: System) -> None:
+    step = {"name": "only", "handler": "work", "concurrency": {"key": "customer", "limit": 2}}
+    await system.register(template("orders", [step], namespace="gates"))
+    tasks = [
+        await system.create("orders", namespace="gates", context={"customer": customer})
+        for customer in ("ada", "bob") * 10
+    ]
+    for task_id in tasks:
+        await system.wait(task_id)
+    assert (most["ada"], most["bob"]) == (2, 2)
+    types = await system.types(tasks[-1])
+    assert types == [
+        "task.created",
+        "concurrency.requested",
+        "concurrency.granted",
+        "step.enqueued",
+        "step.completed",
+        "concurrency.released",
+        "task.completed",
+    ]
+    gate = slots_id("gates", "customer", '"ada"')
+
+    async def all_free() -> bool:
+        counted = Counter(await system.types(gate))
+        return counted["slots.granted"] == counted["slots.freed"] == 10
+
+    await eventually(all_free, timeout_seconds=WAIT_SECONDS, what="every slot given back")
+
+
+async def test_slots_of_a_whole_task_are_given_back_by_the_dead(system: System) -> None:
+    steps = [{"name": "only", "handler": "nobody_has_this"}]
+    await system.register(template("single", steps, namespace="gates", concurrency={"limit": 1}))
+    first = await system.create("single", namespace="gates")
+    await eventually(
+        lambda: _has(system, first, "step.enqueued"), timeout_seconds=WAIT_SECONDS, what="the first begins"
+    )
+    second = await system.create("single", namespace="gates")
+    assert (await system.task(second))["status"] == "waiting_for_dependencies"
+    await system.client.cancel_task(first, reason="no need")
+    await eventually(
+        lambda: _has(system, second, "step.enqueued"), timeout_seconds=WAIT_SECONDS, what="the second begins"
+    )
+    await system.client.cancel_task(second, reason="no need")
+
+
+async def _has(system: System, task_id: str, event: str) -> bool:
+    return event in await system.types(task_id)
+
+
+async def test_a_circuit_opens_and_held_steps_resume(system: System) -> None:
+    retry = {"max_attempts": 10, "backoff": "fixed", "backoff_base_ms": 1, "jitter": 0.0}
+    step = {
+        "name": "only",
+        "handler": "call_bank",
+        "system_dependency": "bank",
+        "retry": retry,
+        "circuit_breaker": {"failure_threshold": 3, "window_seconds": 60, "open_seconds": 0.3},
+    }
+    await system.register(template("transfer", [step], namespace="gates"))
+    bank["is_up"] = False
+    first = await system.create("transfer", namespace="gates")
+    circuit = circuit_id("gates", "bank")
+    await eventually(
+        lambda: _has(system, circuit, "breaker.opened"), timeout_seconds=WAIT_SECONDS, what="an open circuit"
+    )
+    await eventually(
+        lambda: _has(system, first, "circuit.held"), timeout_seconds=WAIT_SECONDS, what="a held step"
+    )
+    others = [await system.create("transfer", namespace="gates") for _ in range(5)]
+    assert (await system.task(others[0]))["steps"][0]["current_state"] == "held"
+    bank["is_up"] = True
+    for task_id in (first, *others):
+        await system.wait(task_id)
+    counted = Counter(await system.types(circuit))
+    assert counted["breaker.closed"] == 1
+    assert counted["breaker.opened"] == counted["breaker.half_opened"]
+    assert bank["calls"] >= 3 + 6
+
+
+async def test_a_rate(system: System) -> None:
+    await system.register(template("paced", [{"name": "only", "handler": "work"}], namespace="slow"))
+    begun = time.monotonic()
+    tasks = [await system.create("paced", namespace="slow") for _ in range(30)]
+    for task_id in tasks:
+        await system.wait(task_id)
+    # A burst of one second's worth, then an even pace.
+    assert time.monotonic() - begun >= (30 - RATE) / RATE
+    counted = Counter(await system.types(rate_id("slow")))
+    assert counted["throttle.passed"] == 30
+
+
+async def test_the_ledger_is_sound(system: System) -> None:
+    await system.all_taken()
+    await system.verify()
+
+    async def all_idle() -> bool:
+        rows = [
+            row
+            for kind in ("slots", "circuit", "rate")
+            for row in await system.store.list_streams(StreamFilter(kind=kind))
+        ]
+        assert len(rows) == 5
+        return {row.status for row in rows} == {"idle", "closed"}
+
+    await eventually(all_idle, timeout_seconds=WAIT_SECONDS, what="nothing held anywhere")
