@@ -43,6 +43,8 @@ class Dispatch(
     result_subject: str
     #: Milliseconds since the Unix epoch.
     enqueued_at_ms: int
+    #: When the try was given out for the first time, where it was handed back since or goes on after a checkpoint.
+    waiting_since_ms: int = 0
     method: str = "call"
     resolver: str | None = None
     #: The template's `handler.initialization`, a JSON object.

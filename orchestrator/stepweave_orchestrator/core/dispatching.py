@@ -58,6 +58,7 @@ def build_dispatch(
         priority=state.priority,
         result_subject=result_subject,
         enqueued_at_ms=step.enqueued_at_ms or 0,
+        waiting_since_ms=0 if step.waiting_since_ms == step.enqueued_at_ms else step.waiting_since_ms,
         timeout_ms=None if spec.timeout_seconds is None else round(spec.timeout_seconds * 1000),
         traceparent=state.traceparent,
     )

@@ -154,6 +154,9 @@ def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> 
     _, step = _step(state, event, at_ms)
     if step.name and not step.attempt and step.status != "held":
         _made_step_begins(state, step)
+    # A try that was handed back, or goes on after a checkpoint, has waited since it was given out first.
+    if step.attempt != event.attempt:
+        step.waiting_since_ms = at_ms
     if step.attempt or step.status == "held":
         _next_try(step, event.attempt, event.lease_token)
         _move(state, step, "enqueued")

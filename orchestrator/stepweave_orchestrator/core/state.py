@@ -136,6 +136,8 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     worker_id: str = ""
     fault: Fault | None = None
     enqueued_at_ms: int | None = None
+    #: When the current try was given out for the first time.
+    waiting_since_ms: int = 0
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
     retry_delay_ms: int | None = None

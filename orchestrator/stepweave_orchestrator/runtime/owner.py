@@ -16,7 +16,6 @@ commands go back to the head of the inbox:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -56,6 +55,7 @@ from stepweave_schemas.mint import entropy, now_ms
 from .actors import Actor, ActorCache, StreamActor, SystemActor, SystemState, TaskActor, TemplateActor
 from .batch import Batch, Outgoing, Shard, ShardBatch
 from .crash_points import crash_point
+from .inbox import Inbox
 from .loading import ActorLoader
 from .metrics import Metrics
 from .orders import FAILING, GATING, Order, dispatch_order, order_of
@@ -112,7 +112,7 @@ class OwnerLoop:
         self._on_shard_in_doubt = on_shard_in_doubt
         self.shards: dict[int, Shard] = {}
         self.actors = ActorCache(settings.actors_max, settings.actor_steps_max)
-        self._inbox: deque[Work] = deque()
+        self._inbox = Inbox()
         self._parked: dict[str, list[Work]] = {}
         self._to_load: dict[str, int] = {}
         self._open = Batch()
@@ -148,8 +148,7 @@ class OwnerLoop:
         for batch in (self._committing, self._open):
             if batch is not None and (part := batch.parts.pop(number, None)) is not None:
                 moved.extend(work for work, _ in part.endings)
-        moved.extend(work for work in self._inbox if work.shard == number)
-        self._inbox = deque(work for work in self._inbox if work.shard != number)
+        moved.extend(self._inbox.remove_shard(number))
         for stream_id, works in list(self._parked.items()):
             if works[0].shard == number:
                 moved.extend(works)
@@ -256,7 +255,7 @@ class OwnerLoop:
             and batch.events_count < settings.batch_events_max
             and batch.bytes_count < settings.batch_bytes_max
         ):
-            if inbox[0].alone:
+            if inbox.peek().alone:
                 if batch:
                     return
                 self._decide(inbox.popleft(), batch)
@@ -536,7 +535,7 @@ class OwnerLoop:
         for shard in self.shards.values():
             shard.rewind()
         self._open = Batch()
-        self._inbox.extendleft(reversed(works))
+        self._inbox.put_back(works)
 
     def _look_up_first(self, stream_ids: set[str]) -> None:
         for work in self._inbox:
@@ -633,7 +632,7 @@ class OwnerLoop:
                         work.finish(Rejection("NOT_FOUND", "there is no such task"))
                 elif self.actors.peek(stream_id) is None:
                     self.actors.put(stream_id, actor)
-                self._inbox.extendleft(reversed(works))
+                self._inbox.put_back(works)
             self._kick.set()
 
     def _evict(self) -> None:

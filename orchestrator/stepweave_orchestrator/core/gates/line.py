@@ -1,8 +1,4 @@
-"""Who waits before a gate, in the order in which they are let through.
-
-A higher priority counts as having waited longer, by `AGING_MS` for each point. So the order of two who wait never
-changes with time, and nobody starves: whoever has waited for longer than all priorities are worth goes first.
-"""
+"""Who waits before a gate, in the order in which they are let through: by priority and age (`stepweave_schemas.aging`)."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-#: What a point of priority is worth: so much waiting, in ms. Over the whole range of priorities 33 minutes.
-AGING_MS: Final = 10_000
+from stepweave_schemas.aging import rank_ms
+
 #: Most who may wait before one gate; beyond it they are asked to come again.
 WAITING_MAX: Final = 100_000
 
@@ -63,7 +59,7 @@ class Line(msgspec.Struct, kw_only=True):
     ) -> Waiting:
         """How somebody new would stand; does not change the line."""
         return Waiting(
-            held_at_ms - priority * AGING_MS,
+            rank_ms(held_at_ms, priority),
             self.arrivals,
             token,
             task_id,

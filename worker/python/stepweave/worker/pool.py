@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -17,23 +17,25 @@ from stepweave.results import StepHandlerResult
 from stepweave.telemetry import get_logger
 from stepweave.tracing import HandlerSpans
 from stepweave_schemas.mint import now_ms
-from stepweave_schemas.subjects import PRIORITY_CLASSES, priority_class
+from stepweave_schemas.subjects import PriorityClass
 
 from .execution import run_handler_once
 from .held import HeldTry, StopReason
 from .threads import HandlerThreads
+from .waiting import WaitingTries
 
 log = get_logger("stepweave.worker")
 
 #: How often running tries are looked at for `Started`.
 ANNOUNCE_TICK_SECONDS: Final = 0.05
+#: So long after a slot was freed the next ones are kept ready.
+READY_SECONDS: Final = 1.0
 #: How long a cancelled async handler may clean up before its try is reported without it.
 CLEANUP_SECONDS: Final = 2.0
-_RANK: Final = {name: rank for rank, name in enumerate(PRIORITY_CLASSES)}
 
 
 class TryPool:
-    """Runs at most `concurrency` tries at once, higher priorities first, plain functions in threads.
+    """Runs at most `concurrency` tries at once, each namespace in turn, by priority and age; plain functions in threads.
 
     A slot is taken until the handler is really over: a handler that ignores its cancellation keeps it. The pool
     tells the worker of each try exactly once: `on_result` with what it ended in, or `on_dropped` where nobody
@@ -66,11 +68,13 @@ class TryPool:
         self._on_room = on_room
         #: Milliseconds since the Unix epoch.
         self._clock = clock
-        #: By priority class; those for the loop and those for threads apart, so that neither blocks the other.
-        self._for_loop: tuple[deque[HeldTry], ...] = tuple(deque() for _ in PRIORITY_CLASSES)
-        self._for_threads: tuple[deque[HeldTry], ...] = tuple(deque() for _ in PRIORITY_CLASSES)
-        self._waiting_count = 0
-        self._waiting_for_threads = 0
+        #: Those for the loop and those for threads apart, so that neither blocks the other.
+        self._for_loop = WaitingTries()
+        self._for_threads = WaitingTries()
+        #: How many tries of each namespace run.
+        self._running_of: Counter[str] = Counter()
+        #: When a slot was freed last (loop time).
+        self._freed_at = float("-inf")
         #: In order of their start; a try leaves when its handler is over.
         self._running: dict[HeldTry, None] = {}
         self._unannounced: dict[HeldTry, None] = {}
@@ -102,31 +106,38 @@ class TryPool:
     @property
     def waiting_count(self) -> int:
         """How many tries wait for a slot."""
-        return self._waiting_count
+        return len(self._for_loop) + len(self._for_threads)
 
     @property
     def demand(self) -> int:
         """How many more tries could start at once."""
-        if self._closed or self._waiting_for_threads >= self._threads.threads_max:
+        if self._closed or len(self._for_threads) >= self._threads.threads_max:
             return 0
-        return max(0, self.capacity - self.running_count - self._waiting_count)
+        return max(0, self.capacity - self.running_count - self.waiting_count)
+
+    def wants_ready(self, namespace: str, priority: PriorityClass) -> bool:
+        """Whether one of this kind is to be kept ready although every slot is taken.
+
+        So that the next slot goes to the right one. Only while slots are freed often: a try that waits here for long
+        could have run elsewhere.
+        """
+        return (
+            not self._closed
+            and self._loop.time() - self._freed_at < READY_SECONDS
+            and not self._for_loop.holds(namespace, priority)
+            and not self._for_threads.holds(namespace, priority)
+        )
 
     # -- in --------------------------------------------------------------------------------------
 
     def add(self, tries: Iterable[HeldTry]) -> None:
         """Take tries in; what finds a slot starts now."""
         for held in tries:
-            rank = _RANK[priority_class(held.dispatch.priority)]
-            if held.invocation.is_async:
-                self._for_loop[rank].append(held)
-            else:
-                self._for_threads[rank].append(held)
-                self._waiting_for_threads += 1
-            self._waiting_count += 1
+            (self._for_loop if held.invocation.is_async else self._for_threads).add(held)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        while self._waiting_count and self.running_count < self.capacity and not self._closed:
+        while self.waiting_count and self.running_count < self.capacity and not self._closed:
             held = self._next()
             if held is None:
                 return
@@ -145,25 +156,19 @@ class TryPool:
             self._on_room()
 
     def _next(self) -> HeldTry | None:
-        threads_free = self._threads.free > 0
-        for for_loop, for_threads in zip(self._for_loop, self._for_threads, strict=True):
-            if for_loop:
-                self._waiting_count -= 1
-                return for_loop.popleft()
-            if for_threads and threads_free:
-                self._waiting_count -= 1
-                self._waiting_for_threads -= 1
-                return for_threads.popleft()
-        return None
+        for_loop = self._for_loop.next_turn(self._running_of)
+        for_threads = self._for_threads.next_turn(self._running_of) if self._threads.free > 0 else None
+        if for_loop is not None and (for_threads is None or for_loop <= for_threads):
+            return self._for_loop.pop(for_loop[1])
+        return None if for_threads is None else self._for_threads.pop(for_threads[1])
 
     def take_waiting(self, older_than: float | None = None) -> list[HeldTry]:
         """Give back tries that have not started: all, or those received before `older_than` (loop time)."""
-        taken: list[HeldTry] = []
-        for queue in (*self._for_loop, *self._for_threads):
-            while queue and (older_than is None or queue[0].received_at < older_than):
-                taken.append(queue.popleft())
-        self._waiting_count -= len(taken)
-        self._waiting_for_threads = sum(len(queue) for queue in self._for_threads)
+
+        def wanted(held: HeldTry) -> bool:
+            return older_than is None or held.received_at < older_than
+
+        taken = [*self._for_loop.remove(wanted), *self._for_threads.remove(wanted)]
         for held in taken:
             held.reported = True
         return taken
@@ -174,6 +179,7 @@ class TryPool:
         held.started_at = self._loop.time()
         held.started_at_ms = self._clock()
         self._running[held] = None
+        self._running_of[held.dispatch.namespace] += 1
         self._idle.clear()
         self.started_count += 1
         if not held.invocation.is_async:
@@ -222,6 +228,8 @@ class TryPool:
     def _over(self, held: HeldTry, result: StepHandlerResult | None) -> None:
         """The handler has ended, or (in a thread) nobody waits for it any more."""
         del self._running[held]
+        self._running_of[held.dispatch.namespace] -= 1
+        self._freed_at = self._loop.time()
         if not held.invocation.is_async:
             self._running_in_threads -= 1
         self._unannounced.pop(held, None)
@@ -251,15 +259,11 @@ class TryPool:
     def cancel(self, wanted: Callable[[HeldTry], bool]) -> int:
         """Cancel the running tries and drop the waiting ones for which `wanted` is true; gives their number."""
         count = 0
-        for queue in (*self._for_loop, *self._for_threads):
-            for held in [one for one in queue if wanted(one)]:
-                queue.remove(held)
-                self._waiting_count -= 1
-                held.stop_reason = StopReason.CANCELLED
-                held.context.cancel()
-                self._report(held, None)
-                count += 1
-        self._waiting_for_threads = sum(len(queue) for queue in self._for_threads)
+        for held in (*self._for_loop.remove(wanted), *self._for_threads.remove(wanted)):
+            held.stop_reason = StopReason.CANCELLED
+            held.context.cancel()
+            self._report(held, None)
+            count += 1
         for held in [one for one in self._running if wanted(one)]:
             self._stop(held, StopReason.CANCELLED)
             count += 1

@@ -31,6 +31,7 @@ from stepweave_schemas.result import Lost, Released, Started
 from stepweave_schemas.subjects import (
     PRIORITY_CLASSES,
     TEMPLATE_CHANGED,
+    PriorityClass,
     cancel_notice,
     dispatch_consumer,
     dispatch_stream,
@@ -251,7 +252,7 @@ class Worker:
                         dispatch_consumer(queue, priority),
                         batch=batch,
                         on_messages=self._on_messages,
-                        demand=self._demand,
+                        demand=partial(self._demand, namespace, priority),
                     )
                     self._pulls.append(pull)
                     await pull.start()
@@ -313,8 +314,11 @@ class Worker:
 
     # -- taking steps ----------------------------------------------------------------------------
 
-    def _demand(self) -> int:
-        return 0 if self._stopping else max(0, self._pool.demand - len(self._fetches))
+    def _demand(self, namespace: str, priority: PriorityClass) -> int:
+        if self._stopping:
+            return 0
+        free = self._pool.demand - len(self._fetches)
+        return free if free > 0 else int(not self._fetches and self._pool.wants_ready(namespace, priority))
 
     def _nudge(self) -> None:
         for pull in self._pulls:
