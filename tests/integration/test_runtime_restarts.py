@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from nats.js.api import ConsumerConfig
@@ -89,6 +90,39 @@ async def test_a_shard_that_is_in_doubt_again_while_it_restarts_has_one_consumer
     await eventually(pulled, timeout_seconds=WAIT_SECONDS)
     await system.proves_itself()
     assert await pulls() == [1] * SHARDS
+
+
+async def test_rows_that_another_flush_is_writing_are_waited_for(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open tries are found by the rows of their tasks: a rebuild that reads them too early forgets some."""
+    await system.register(template("listed", namespace="listed"))
+    projector, project = system.orchestrator.projector, system.store.project
+    writing, go = asyncio.Event(), asyncio.Event()
+
+    async def project_late(**rows: Any) -> None:
+        if rows["tasks"]:
+            writing.set()
+            await go.wait()
+        await project(**rows)
+
+    async def nothing_behind() -> bool:
+        await projector.flush()
+        return not projector._behind
+
+    await eventually(nothing_behind, timeout_seconds=WAIT_SECONDS)
+    monkeypatch.setattr(system.store, "project", project_late)
+    task_id = await system.create("listed", namespace="listed")
+    first = asyncio.ensure_future(projector.flush())
+    await asyncio.wait_for(writing.wait(), WAIT_SECONDS)
+    assert not projector._behind
+    second = asyncio.ensure_future(projector.flush())
+    await asyncio.wait({second}, timeout=RESTART_SECONDS / 5)
+    assert not second.done()
+    go.set()
+    await second
+    assert task_id in await system.store.unfinished_tasks(shard_of(task_id, SHARDS))
+    await first
 
 
 async def test_streams_that_are_forgotten_meanwhile_are_looked_at_again(
