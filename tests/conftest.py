@@ -45,6 +45,14 @@ settings.load_profile("fixed")
 
 T = TypeVar("T")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """One NATS for all tests is for one process: each test deletes what is there."""
+    if os.environ.get("NATS_URL") and hasattr(config.option, "numprocesses"):
+        config.option.numprocesses = 0
+
+
 _CONNECT_TIMEOUT_SECONDS = 30.0
 _STATEMENT_TIMEOUT_SECONDS = 60.0
 
