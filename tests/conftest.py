@@ -38,7 +38,7 @@ pytest.register_assert_rewrite(
     "tests.unit.core.invariants", "tests.unit.core.scenario", "tests.unit.core.world"
 )
 # The machine may be busy: a wait for a condition costs nothing when it comes true soon.
-eventually.__kwdefaults__["timeout_seconds"] = 60.0
+(eventually.__kwdefaults__ or {})["timeout_seconds"] = 60.0
 # The same examples in every run; `STEPWEAVE_EXAMPLES` (any value) looks for new ones.
 settings.register_profile("fixed", derandomize="STEPWEAVE_EXAMPLES" not in os.environ, deadline=None)
 settings.load_profile("fixed")
