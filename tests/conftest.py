@@ -30,17 +30,28 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from hypothesis import settings
 
+from stepweave.testing import eventually
 from stepweave_orchestrator.embedded import EmbeddedNats, EmbeddedPostgres, EmbeddedServerError, Servers
 
 # Before any test module imports them: golden histories use them too.
 pytest.register_assert_rewrite(
     "tests.unit.core.invariants", "tests.unit.core.scenario", "tests.unit.core.world"
 )
+# The machine may be busy: a wait for a condition costs nothing when it comes true soon.
+(eventually.__kwdefaults__ or {})["timeout_seconds"] = 60.0
 # The same examples in every run; `STEPWEAVE_EXAMPLES` (any value) looks for new ones.
 settings.register_profile("fixed", derandomize="STEPWEAVE_EXAMPLES" not in os.environ, deadline=None)
 settings.load_profile("fixed")
 
 T = TypeVar("T")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """One NATS for all tests is for one process: each test deletes what is there."""
+    if os.environ.get("NATS_URL") and hasattr(config.option, "numprocesses"):
+        config.option.numprocesses = 0
+
 
 _CONNECT_TIMEOUT_SECONDS = 30.0
 _STATEMENT_TIMEOUT_SECONDS = 60.0

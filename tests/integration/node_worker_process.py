@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples/node-worker"
-TIMEOUT_SECONDS = 20.0
-_INSTALL_TIMEOUT_SECONDS = 100
+TIMEOUT_SECONDS = 60.0
+_INSTALL_TIMEOUT_SECONDS = 240
 
 
 def installed_packages(cache: pytest.Cache) -> Path:

@@ -89,12 +89,12 @@ def in_database(dsn: str, statement: str) -> list[Any]:
     async def work() -> list[Any]:
         import asyncpg
 
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(dsn, timeout=60)
         try:
             found: list[Any] = await connection.fetch(statement)
             return found
         finally:
-            await connection.close(timeout=10)
+            await connection.close(timeout=60)
 
     return asyncio.run(work())
 

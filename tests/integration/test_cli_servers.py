@@ -78,12 +78,12 @@ def run_alone(work: Any) -> Any:
 async def execute(dsn: str, *statements: str) -> None:
     import asyncpg
 
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=60)
     try:
         for statement in statements:
             await connection.execute(statement)
     finally:
-        await connection.close(timeout=10)
+        await connection.close(timeout=60)
 
 
 async def listed(dsn: str) -> dict[str, str]:

@@ -30,9 +30,11 @@ from stepweave_eventstore.migrate import migrate
 from stepweave_orchestrator.embedded import EmbeddedPostgres, binaries, ports
 from stepweave_schemas import subjects
 
+from .conftest import in_place
+
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 60.0
 
 
 # The image
@@ -309,7 +311,7 @@ async def test_a_worker_does_its_work_through_its_account(production_nats: int) 
         assert (await jetstream.stream_info("DISP_default")).state.messages == 0
 
         notices = await worker.subscribe(subjects.cancel_notice("default"))
-        await worker.flush()
+        await in_place(worker)
         await orchestrator.publish(subjects.cancel_notice("default"), b"stop")
         assert (await notices.next_msg(TIMEOUT_SECONDS)).data == b"stop"
 
@@ -340,7 +342,7 @@ async def test_a_worker_reaches_nothing_else(production_nats: int) -> None:
         # A reply subject that is an API subject: within one account, this deleted a stream of another namespace.
         everything = await worker.subscribe(">")
         heard = await orchestrator.subscribe("sw.ctl.>")
-        await orchestrator.flush()
+        await in_place(orchestrator)
         for target in ("DISP_other", "DISP_default", "CMD"):
             for action in ("DELETE", "PURGE"):
                 await worker.publish(pull_subject("default"), PULL, reply=f"$JS.API.STREAM.{action}.{target}")
@@ -369,7 +371,7 @@ async def test_a_client_reaches_the_api_only(production_nats: int) -> None:
             await message.respond(b"created " + message.data)
 
         await orchestrator.subscribe(create, cb=answer)
-        await orchestrator.flush()
+        await in_place(orchestrator)
         assert (await client.request(create, b"it", timeout=TIMEOUT_SECONDS)).data == b"created it"
         for subject in ("$JS.API.INFO", pull_subject("default"), subjects.result("default", 0, "some-task")):
             await assert_out_of_reach(client, subject)

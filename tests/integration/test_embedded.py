@@ -38,7 +38,7 @@ from stepweave_orchestrator.embedded import (
 )
 
 AS_ROOT = os.geteuid() == 0
-GONE_TIMEOUT_SECONDS = 30.0
+GONE_TIMEOUT_SECONDS = 60.0
 
 #: Runs both servers until it is told to end; says their process ids on its first line.
 HOLDER = """
@@ -100,11 +100,11 @@ def wait_gone(processes: list[psutil.Process]) -> None:
 
 
 async def fetch(dsn: str, query: str) -> object:
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=60)
     try:
         return await connection.fetchval(query)
     finally:
-        await connection.close(timeout=10)
+        await connection.close(timeout=60)
 
 
 def one_sentence(error: EmbeddedServerError) -> str:

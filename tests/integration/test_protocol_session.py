@@ -23,7 +23,7 @@ LINES = [
 _RECEIVED = re.compile(r'\[#(\d+)\] Received on "(\S+)" with reply "(\S+)"')
 #: The session waits for the lease to run out; a test need not wait for so long.
 _WRITTEN_ACK_WAIT, _SHORT_ACK_WAIT = '"ack_wait":30000000000', '"ack_wait":2000000000'
-_TIMEOUT_SECONDS = 20
+_TIMEOUT_SECONDS = 60
 
 
 class _Terminal:

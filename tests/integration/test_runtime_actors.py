@@ -57,12 +57,12 @@ async def crowd_out(system: System) -> None:
 
 
 async def snapshots(system: System, statement: str, *arguments: object) -> list[Any]:
-    connection = await asyncpg.connect(system.dsn, timeout=10)
+    connection = await asyncpg.connect(system.dsn, timeout=60)
     try:
-        rows: list[Any] = await connection.fetch(statement, *arguments, timeout=10)
+        rows: list[Any] = await connection.fetch(statement, *arguments, timeout=60)
         return rows
     finally:
-        await connection.close(timeout=10)
+        await connection.close(timeout=60)
 
 
 async def test_fifty_tasks_with_room_for_five(system: System) -> None:

@@ -108,7 +108,7 @@ class Side:
     def of(self, dispatch: Dispatch) -> list[AnyOutcome]:
         return [one for one in self.outcomes if one.lease_token == dispatch.lease_token]
 
-    async def outcome(self, dispatch: Dispatch, timeout_seconds: float = 10.0) -> AnyOutcome:
+    async def outcome(self, dispatch: Dispatch, timeout_seconds: float = 60.0) -> AnyOutcome:
         def final() -> AnyOutcome | None:
             return next((one for one in self.of(dispatch) if not isinstance(one, Started)), None)
 

@@ -41,7 +41,7 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert tried.returncode == 0, tried.stdout[-5_000:] + tried.stderr[-2_000:]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_SECONDS = 100
+TIMEOUT_SECONDS = 240
 
 #: A Python that only plays the part that .ci/setup uses, and writes down what it was asked.
 PRETENDER = """#!/bin/sh

@@ -23,8 +23,8 @@ PACKAGES = {
 }
 # pip fetches packages.
 pytestmark = pytest.mark.timeout(300)
-BUILD_TIMEOUT_SECONDS = 60
-INSTALL_TIMEOUT_SECONDS = 100
+BUILD_TIMEOUT_SECONDS = 240
+INSTALL_TIMEOUT_SECONDS = 240
 
 
 class Distribution(NamedTuple):

@@ -21,7 +21,7 @@ from stepweave_eventstore.postgres import PostgresEventStore
 from stepweave_eventstore.store import Append, EventRecord, EventStore, ShardAppend, ShardRow, Wakeup
 from stepweave_schemas.mint import uuid7
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 LEASE_MS = 60_000
 NOON_MS = 1_767_268_800_123
 

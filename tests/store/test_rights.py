@@ -20,7 +20,7 @@ from stepweave_eventstore.store import (
     WrongExpectedVersion,
 )
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 60.0
 LEASE_MS = 60_000
 A, B = (f"0190b7a2-0000-7000-8000-00000000000{letter}" for letter in "ab")
 

@@ -207,19 +207,23 @@ class Orchestrator:
     # -- shards ----------------------------------------------------------------------------------
 
     async def _on_acquired(self, row: ShardRow) -> None:
-        self._begin_take_over(row, acquired=True)
+        self._begin_take_over(row.shard, self._take_over(row, acquired=True))
 
-    def _begin_take_over(self, row: ShardRow, *, acquired: bool) -> None:
-        task = asyncio.ensure_future(self._take_over(row, acquired))
-        self._taking_over[row.shard] = task
+    def _begin_take_over(self, shard: int, work: Coroutine[Any, Any, None]) -> None:
+        # Two at a time would publish over each other, and leave a consumer that nobody stops.
+        earlier = self._taking_over.pop(shard, None)
+        if earlier is not None:
+            earlier.cancel()
+        task = asyncio.ensure_future(work)
+        self._taking_over[shard] = task
 
         def done(finished: asyncio.Task[None]) -> None:
-            if self._taking_over.get(row.shard) is finished:
-                del self._taking_over[row.shard]
+            if self._taking_over.get(shard) is finished:
+                del self._taking_over[shard]
 
         task.add_done_callback(done)
 
-    async def _take_over(self, row: ShardRow, acquired: bool) -> None:
+    async def _take_over(self, row: ShardRow, *, acquired: bool) -> None:
         number = row.shard
         while self.leases.epochs.get(number) == row.epoch:
             try:
@@ -361,6 +365,9 @@ class Orchestrator:
                     if stream not in stamps:
                         namespace = subjects.untoken(stream.removeprefix("DISP_"))
                         stamps[stream] = (await self.streams.ensure_namespace(namespace))[1]
+                if number not in self.owner.shards:
+                    # It is brought up anew already, and compares for itself.
+                    continue
                 if any(stamps[name] != stamp for name, stamp in known.items()):
                     epoch = self.leases.epochs.get(number)
                     row = rows[number]
@@ -378,21 +385,29 @@ class Orchestrator:
         certain_until = self.leases.certain_until(shard)
         self.owner.drop_shard(shard)
         self.leases.adopt(shard, epoch, certain_until)
-        self._run(self._restart(shard, epoch))
+        self._begin_take_over(shard, self._restart(shard, epoch))
 
     async def _restart(self, shard: int, epoch: int) -> None:
+        # What is being appended to the shard is not fenced off, since the epoch stays. It has to be in the ledger
+        # or refused before the head is read, or what it orders would not be sent until the shard's next event.
+        await self.owner.commit_ended()
         while self.leases.epochs.get(shard) == epoch:
             try:
+                # Waits for one that is still at work in the database though its answer was lost here.
+                await self.store.renew_shards(self.settings.owner, {shard: epoch}, self.settings.lease_ms, {})
                 rows = {row.shard: row for row in await self.store.shards()}
             except StoreUnavailable:
                 await asyncio.sleep(TAKE_OVER_RETRY_SECONDS)
-                continue
-            if rows[shard].epoch == epoch:
-                self._begin_take_over(rows[shard], acquired=False)
+            except Exception:
+                log.exception("a shard cannot be brought up anew, trying again", shard=shard)
+                await asyncio.sleep(TAKE_OVER_RETRY_SECONDS * 4)
             else:
-                log.warning("lost the lease of a shard", shard=shard)
-                self.leases.forget(shard)
-            return
+                if rows[shard].epoch == epoch:
+                    await self._take_over(rows[shard], acquired=False)
+                else:
+                    log.warning("lost the lease of a shard", shard=shard)
+                    self.leases.forget(shard)
+                return
 
     async def _tell_template_changed(self, stream_id: str) -> None:
         self.connection.send(subjects.TEMPLATE_CHANGED, stream_id.encode())

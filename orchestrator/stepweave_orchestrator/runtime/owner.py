@@ -195,6 +195,16 @@ class OwnerLoop:
             return False
         return True
 
+    async def commit_ended(self) -> None:
+        """Return once the commit that is under way now has ended, if there is one.
+
+        A shard that is dropped meanwhile may still be moved by it, at the epoch that it was held at.
+        """
+        batch = self._committing
+        while batch is not None and self._committing is batch:
+            self._progress.clear()
+            await self._progress.wait()
+
     def _is_busy(self, number: int) -> bool:
         return (
             number in self._open.parts

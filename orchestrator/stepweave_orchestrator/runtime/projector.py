@@ -95,6 +95,8 @@ class Projector:
         self._loader = loader
         self._behind: dict[int, _Behind] = {}
         self._kick = asyncio.Event()
+        #: Held while rows are written: they are not behind any more then, and not in the store yet.
+        self._writing = asyncio.Lock()
         #: The live actors; set by the orchestrator.
         self.actors: ActorCache | None = None
 
@@ -125,9 +127,10 @@ class Projector:
                 self._kick.set()
 
     async def flush(self) -> None:
-        """Write everything that is behind now; raises `StoreUnavailable`."""
-        for shard in list(self._behind):
-            await self._flush_shard(shard)
+        """Write everything that is behind now, or wait until it is written; raises `StoreUnavailable`."""
+        async with self._writing:
+            for shard in list(self._behind):
+                await self._flush_shard(shard)
 
     async def _flush_shard(self, shard: int) -> None:
         behind = self._behind.pop(shard, None)

@@ -50,10 +50,12 @@ class Streams:
         self._shard_count = shard_count
         self._stamps: dict[str, str] = {}
         self._queues: set[tuple[str, str]] = set()
+        self._forgotten_count = 0
         self._lock = asyncio.Lock()
 
     def forget(self) -> None:
         """After a reconnect nothing is known: the server may have lost its storage."""
+        self._forgotten_count += 1
         self._stamps.clear()
         self._queues.clear()
 
@@ -68,7 +70,9 @@ class Streams:
         """
         settings = self._settings
         feed_age = float(settings.feed_age_seconds_max)
-        await self._ensure_stream(
+        # Not read from `_stamps` at the end: they are forgotten at any time.
+        stamps: dict[str, str] = {}
+        stamps[subjects.CMD_STREAM] = await self._ensure_stream(
             StreamConfig(
                 name=subjects.CMD_STREAM,
                 # No wider than what is read: a work queue would keep for ever what nobody takes.
@@ -86,7 +90,7 @@ class Streams:
             (subjects.LOG_STREAM, subjects.LOG_STREAM_SUBJECTS),
             (subjects.EVT_STREAM, subjects.EVT_STREAM_SUBJECTS),
         ):
-            await self._ensure_stream(
+            stamps[name] = await self._ensure_stream(
                 StreamConfig(
                     name=name,
                     subjects=list(bound),
@@ -99,10 +103,7 @@ class Streams:
                 )
             )
         await self._ensure_workers_bucket()
-        return {
-            name: self._stamps[name]
-            for name in (subjects.CMD_STREAM, subjects.LOG_STREAM, subjects.EVT_STREAM)
-        }
+        return stamps
 
     async def renew_command_consumer(self, shard: int) -> None:
         """Make the durable consumer of a shard anew for its new owner.
@@ -137,45 +138,52 @@ class Streams:
 
         Raises `StreamsUnavailable`.
         """
-        if (namespace, queue) in self._queues:
-            return
-        async with self._lock:
-            if (namespace, queue) in self._queues:
-                return
-            stream = subjects.dispatch_stream(namespace)
-            if stream not in self._stamps:
-                await self._ensure_stream(
-                    StreamConfig(
-                        name=stream,
-                        subjects=[subjects.dispatch_stream_subjects(namespace)],
-                        retention=RetentionPolicy.WORK_QUEUE,
-                        storage=StorageType.FILE,
-                        duplicate_window=DUPLICATE_WINDOW_SECONDS,
-                    )
+        while (namespace, queue) not in self._queues:
+            async with self._lock:
+                if (namespace, queue) not in self._queues:
+                    await self._make_queue(namespace, queue)
+
+    async def _make_queue(self, namespace: str, queue: str) -> None:
+        forgotten_count = self._forgotten_count
+        stream = subjects.dispatch_stream(namespace)
+        if stream not in self._stamps:
+            await self._ensure_stream(
+                StreamConfig(
+                    name=stream,
+                    subjects=[subjects.dispatch_stream_subjects(namespace)],
+                    retention=RetentionPolicy.WORK_QUEUE,
+                    storage=StorageType.FILE,
+                    duplicate_window=DUPLICATE_WINDOW_SECONDS,
                 )
-            for priority in subjects.PRIORITY_CLASSES:
-                await self._ensure_consumer(
-                    stream,
-                    ConsumerConfig(
-                        durable_name=subjects.dispatch_consumer(queue, priority),
-                        filter_subject=subjects.dispatch(namespace, queue, priority),
-                        ack_policy=AckPolicy.EXPLICIT,
-                        ack_wait=self._settings.dispatch_lease_seconds,
-                        max_ack_pending=DISPATCHES_IN_FLIGHT_MAX,
-                        max_waiting=2_048,
-                    ),
-                )
+            )
+        for priority in subjects.PRIORITY_CLASSES:
+            await self._ensure_consumer(
+                stream,
+                ConsumerConfig(
+                    durable_name=subjects.dispatch_consumer(queue, priority),
+                    filter_subject=subjects.dispatch(namespace, queue, priority),
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=self._settings.dispatch_lease_seconds,
+                    max_ack_pending=DISPATCHES_IN_FLIGHT_MAX,
+                    max_waiting=2_048,
+                ),
+            )
+        if self._forgotten_count == forgotten_count:
+            # Else the storage may be another one than that in which it was seen.
             self._queues.add((namespace, queue))
 
     async def ensure_namespace(self, namespace: str) -> tuple[str, str]:
         """Make the dispatch stream of a namespace; returns its name and creation stamp."""
         stream = subjects.dispatch_stream(namespace)
-        await self.ensure_queue(namespace, "default")
-        return stream, self._stamps[stream]
+        while True:
+            await self.ensure_queue(namespace, "default")
+            if (stamp := self._stamps.get(stream)) is not None:
+                return stream, stamp
 
     # -- JetStream -------------------------------------------------------------------------------
 
-    async def _ensure_stream(self, wanted: StreamConfig) -> None:
+    async def _ensure_stream(self, wanted: StreamConfig) -> str:
+        """Make a stream where it is missing; returns its creation stamp."""
         assert wanted.name is not None
         manager = self._connection.client.jsm(timeout=REQUEST_TIMEOUT_SECONDS)
         try:
@@ -190,7 +198,8 @@ class Streams:
                     info = await manager.stream_info(wanted.name)
         except (nats.errors.Error, APIError, TimeoutError) as error:
             raise StreamsUnavailable(f"JetStream stream {wanted.name}: {error}") from error
-        self._stamps[wanted.name] = str(info.created)
+        stamp = self._stamps[wanted.name] = str(info.created)
+        return stamp
 
     async def _ensure_consumer(self, stream: str, wanted: ConsumerConfig) -> None:
         manager = self._connection.client.jsm(timeout=REQUEST_TIMEOUT_SECONDS)

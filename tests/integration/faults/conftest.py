@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def chain(name: str, handlers: list[str]) -> str:
     return CHAIN.format(name=name) + "".join(steps)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 90.0) -> None:
     """Wait for a condition; fails the test where it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not await condition():
@@ -117,7 +117,7 @@ class Process:
         if self.code() is None:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
-            self.popen.wait(10)
+            self.popen.wait(60)
         self._file.close()
 
 
@@ -143,7 +143,7 @@ class Nursery(Process):
         """End it and whatever it has started."""
         assert self.popen.stdin is not None
         self.popen.stdin.close()
-        self.popen.wait(10)
+        self.popen.wait(60)
         self._file.close()
 
     def code_of(self, pid: int) -> int | None:
@@ -183,8 +183,9 @@ class Forked(Process):
 class Stack:
     """Servers, orchestrators, workers and a client of one test."""
 
-    def __init__(self, servers: Servers, folder: Path) -> None:
+    def __init__(self, servers: Servers, folder: Path, nursery: Nursery) -> None:
         self.servers = servers
+        self.nursery = nursery
         self.folder = folder
         self.processes: list[Process] = []
         self.client: Client
@@ -200,22 +201,16 @@ class Stack:
             "TEST_FOLDER": str(self.folder),
         }
 
-    async def orchestrator(self, **extra: str) -> Process:
-        process = Process("orchestrator_process.py", self.folder, {**self.environment, **extra})
-        self.processes.append(process)
-        await process.ready()
-        return process
+    async def orchestrator(self, **extra: str) -> Forked:
+        return await self.forked("orchestrator_process.py", **extra)
 
-    async def forked(self, nursery: Nursery, script: str, **extra: str) -> Forked:
+    async def worker(self) -> Forked:
+        return await self.forked("worker_process.py")
+
+    async def forked(self, script: str, **extra: str) -> Forked:
         environment = {**self.environment, **extra}
         log = self.folder / f"{script}-{time.monotonic_ns()}.log"
-        process = Forked(nursery, await nursery.start(script, environment, log), log)
-        self.processes.append(process)
-        await process.ready()
-        return process
-
-    async def worker(self) -> Process:
-        process = Process("worker_process.py", self.folder, self.environment)
+        process = Forked(self.nursery, await self.nursery.start(script, environment, log), log)
         self.processes.append(process)
         await process.ready()
         return process
@@ -224,13 +219,13 @@ class Stack:
         """Create tasks one by one, each retried until it is accepted."""
         tasks = await asyncio.gather(
             *(
-                self.client.create_task(name, namespace="faults", context={"n": number}, timeout_seconds=60)
+                self.client.create_task(name, namespace="faults", context={"n": number}, timeout_seconds=90)
                 for number in range(count)
             )
         )
         return [task.task_uuid for task in tasks]
 
-    async def complete(self, task_ids: list[str], seconds: float = 60.0) -> None:
+    async def complete(self, task_ids: list[str], seconds: float = 120.0) -> None:
         tasks = await asyncio.gather(
             *(self.client.wait_for_task(task_id, timeout_seconds=seconds) for task_id in task_ids)
         )
@@ -262,7 +257,7 @@ class Stack:
                 rows = await store.shards()
                 return all(row.published_position == row.head_position for row in rows)
 
-            await until(caught_up, 20)
+            await until(caught_up)
         finally:
             await store.close()
         await check_log_feed(self.servers.nats_url, ledger)
@@ -300,12 +295,20 @@ async def check_log_feed(url: str, ledger: dict[int, list[EventRecord]]) -> None
             assert bytes(seen.data).decode() == event.data
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-async def stack(servers: Servers, tmp_path: Path) -> AsyncIterator[Stack]:
+async def stack(servers: Servers, nursery: Nursery, tmp_path: Path) -> AsyncIterator[Stack]:
+    await nursery.ready()
     await migrate(servers.dsn)
     folder = tmp_path / "stack"
     folder.mkdir()
-    stack = Stack(servers, folder)
+    stack = Stack(servers, folder, nursery)
     async with Client(servers.nats_url) as client:
         stack.client = client
         try:

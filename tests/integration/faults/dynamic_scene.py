@@ -19,7 +19,7 @@ from stepweave_orchestrator.core.children import child_task_id
 from stepweave_schemas import subjects
 from stepweave_schemas.identity import shard_of, step_uuid
 
-from .conftest import SHARDS, Forked, Nursery, Process, Stack, until
+from .conftest import SHARDS, Forked, Process, Stack, until
 
 BATCHES = 200
 #: Batches from this cursor on are held.
@@ -113,10 +113,9 @@ class Act(NamedTuple):
 class Scene:
     """Tasks that are held somewhere, and the orchestrator that is to die there."""
 
-    def __init__(self, stack: Stack, store: PostgresEventStore, nursery: Nursery) -> None:
+    def __init__(self, stack: Stack, store: PostgresEventStore) -> None:
         self.stack = stack
         self.store = store
-        self.nursery = nursery
         self.orchestrator: Forked
         self.tasks: list[str] = []
         self._orchestrators = 0
@@ -129,13 +128,12 @@ class Scene:
 
     async def worker(self) -> Process:
         """A worker that says nothing between the beginning and the end of a step: what is committed is as planned."""
-        return await self.stack.forked(self.nursery, "worker_process.py", TEST_ANNOUNCE_AFTER_MS="60000")
+        return await self.stack.forked("worker_process.py", TEST_ANNOUNCE_AFTER_MS="60000")
 
     async def new_orchestrator(self) -> None:
         """The next one; where the others are dead and buried it owns everything once this returns."""
         self._orchestrators += 1
         self.orchestrator = await self.stack.forked(
-            self.nursery,
             "orchestrator_process.py",
             STEPWEAVE_OWNER=f"owner-{self._orchestrators}",
             STEPWEAVE_LEASE_MS="10000",
@@ -198,7 +196,7 @@ class Scene:
         """Start a task of which these steps are to be held."""
         context = {"hold": hold, "child_hold": [], **context}
         task = await self.stack.client.create_task(
-            name, namespace="faults", context=context, task_id=task_id, timeout_seconds=30
+            name, namespace="faults", context=context, task_id=task_id, timeout_seconds=90
         )
         self.tasks.append(task.task_uuid)
         return task.task_uuid

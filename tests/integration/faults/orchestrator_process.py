@@ -36,6 +36,10 @@ async def order_again_later(self: TakeOver, shard: int, ordering: dict[str, list
 TakeOver._order_again = order_again_later  # type: ignore[method-assign]
 
 
+# Read when the module was loaded, in the process that this one is a fork of.
+crash_points._armed, crash_points._remaining = crash_points._read(os.environ.get(crash_points.VARIABLE, ""))
+
+
 def arm() -> None:
     """Die at the point that the file names."""
     order = (FOLDER / "crash").read_text()

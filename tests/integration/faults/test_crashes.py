@@ -162,13 +162,16 @@ async def test_jetstream_storage_deleted_under_a_running_orchestrator(stack: Sta
     await stack.check(task_ids)
 
 
-async def test_paused_owner_wakes_as_a_zombie(stack: Stack) -> None:
+async def test_paused_owner_wakes_as_a_zombie(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every other request goes to the one that is paused, and is tried again after so long.
+    monkeypatch.setattr("stepweave.client.TRY_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("stepweave.client.RETRY_PAUSE_SECONDS_MAX", 0.1)
     paused = await stack.orchestrator(STEPWEAVE_OWNER="paused")
     await stack.client.register_template(QUICK)
     await stack.worker()
     before = await stack.create("quick", 20)
     await stack.complete(before)
-    creating = asyncio.ensure_future(stack.create("quick", 60))
+    creating = asyncio.ensure_future(stack.create("quick", 24))
     await until(lambda: _some_runs(stack, 100))
     paused.signal(signal.SIGSTOP)
     await stack.orchestrator(STEPWEAVE_OWNER="heir")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from stepweave_eventstore.postgres import PostgresEventStore
 from stepweave_schemas.mint import uuid7
 
-from .conftest import Nursery, Stack
+from .conftest import Stack
 from .dynamic_scene import (
     BATCHES,
     HELD_FROM,
@@ -27,19 +27,11 @@ from .dynamic_scene import (
 )
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield nursery
-    nursery.close()
-
-
 @pytest.fixture
-async def scene(stack: Stack, nursery: Nursery) -> AsyncIterator[Scene]:
-    await nursery.ready()
+async def scene(stack: Stack) -> AsyncIterator[Scene]:
     store = await PostgresEventStore.connect(stack.servers.dsn)
     try:
-        scene = Scene(stack, store, nursery)
+        scene = Scene(stack, store)
         await scene.set_up()
         yield scene
     finally:
@@ -358,7 +350,7 @@ async def test_owners_of_parents_and_of_children_killed(scene: Scene) -> None:
     await second.kill()
     given_up, answered = parents[:4], parents[4:]
     cancelling = [
-        asyncio.ensure_future(scene.stack.client.cancel_task(task_id, timeout_seconds=30))
+        asyncio.ensure_future(scene.stack.client.cancel_task(task_id, timeout_seconds=90))
         for task_id in given_up
     ]
     for task_id in answered:

@@ -256,7 +256,9 @@ def test_a_wrong_worker_fails_the_analyser_and_makes_nothing(told: Told, words: 
 
 
 @pytest.mark.parametrize(
-    "told", [succeed("cut", result=[1, 2]), choose("cut", "load"), decline("cut")], ids=repr
+    "told",
+    [succeed("cut", result=[1, 2]), choose("cut", "load"), decline("cut")],
+    ids=["success", "decision", "no branches"],
 )
 def test_an_analyser_has_to_report_batches(told: Told) -> None:
     scenario = begun(etl()).when(told)
