@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from stepweave import RetryableError, StepContext, step_handler
+from stepweave import NotFound, RetryableError, StepContext, step_handler
 from stepweave.testing import eventually
 from stepweave_eventstore.store import StreamFilter
 from stepweave_schemas.gate import circuit_id, rate_id, slots_id
@@ -23,6 +23,8 @@ RATE = 20.0
 #: How many run at once, by what the test calls it; the most there were.
 running: Counter[str] = Counter()
 most: Counter[str] = Counter()
+#: Of whom two have run at once.
+together: dict[str, asyncio.Event] = {}
 #: Whether the bank answers, and how often it was called.
 bank = {"is_up": True, "calls": 0}
 
@@ -32,8 +34,13 @@ async def work(context: StepContext) -> None:
     key = context.get_input_or("customer", "nobody")
     running[key] += 1
     most[key] = max(most[key], running[key])
-    # Long enough for others to run meanwhile, if they may.
-    await asyncio.sleep(0.005)
+    if key in together:
+        # Two may run at once, and so they do: the first one waits for the second.
+        if most[key] >= 2:
+            together[key].set()
+        await asyncio.wait_for(together[key].wait(), WAIT_SECONDS)
+    # Others come in here, if they may.
+    await asyncio.sleep(0)
     running[key] -= 1
 
 
@@ -61,6 +68,7 @@ async def system(module_database_url: str, module_nats_url: str) -> AsyncIterato
 async def test_slots_of_a_key(system: System) -> None:
     step = {"name": "only", "handler": "work", "concurrency": {"key": "customer", "limit": 2}}
     await system.register(template("orders", [step], namespace="gates"))
+    together.update(ada=asyncio.Event(), bob=asyncio.Event())
     tasks = [
         await system.create("orders", namespace="gates", context={"customer": customer})
         for customer in ("ada", "bob") * 10
@@ -137,6 +145,53 @@ async def test_a_circuit_opens_and_held_steps_resume(system: System) -> None:
     assert bank["calls"] >= 3 + 6
 
 
+async def test_a_circuit_by_hand(system: System) -> None:
+    step = {"name": "only", "handler": "call_bank", "system_dependency": "mint", "circuit_breaker": {}}
+    await system.register(template("mint", [step], namespace="gates"))
+    client = system.client
+    with pytest.raises(NotFound):
+        await client.close_circuit("mint", namespace="gates")
+    opened = await client.open_circuit(
+        "mint", namespace="gates", open_seconds=600, reason="it moves", opened_by="ada"
+    )
+    assert (opened.gate.status, opened.waiting_count) == ("open", 0)
+    # Both orchestrators hear of it; until then one may still let a step begin.
+    held = ""
+
+    async def is_held() -> bool:
+        nonlocal held
+        held = await system.create("mint", namespace="gates")
+        task = await system.task(held)
+        return bool(task["status"] == "waiting_for_dependencies")
+
+    await eventually(is_held, timeout_seconds=WAIT_SECONDS, what="a held step")
+
+    async def is_waiting() -> bool:
+        gate = await client.get_gate(opened.gate.gate_id)
+        return [one.task_uuid for one in gate.waiting] == [held]
+
+    await eventually(is_waiting, timeout_seconds=WAIT_SECONDS, what="the step in the circuit's line")
+    closed = await client.close_circuit("mint", namespace="gates", closed_by="ada")
+    assert closed.gate.status == "closed"
+    await system.wait(held)
+
+    async def listed() -> bool:
+        page = await client.list_gates("circuit", namespace="gates")
+        return {gate.name for gate in page.gates} == {"bank", "mint"}
+
+    await eventually(listed, timeout_seconds=WAIT_SECONDS, what="both circuits in the list")
+    assert "breaker.closed" in await system.types(opened.gate.gate_id)
+    for wrong in ({"kind": "gate"}, {"kind": "slots", "status": ["open"]}, {"kind": "rate", "page": 0}):
+        assert (await system.refusal("gate.list", wrong)).code == "BAD_REQUEST"
+    assert (await system.refusal("gate.get", {"gate_id": held})).code == "NOT_FOUND"
+    assert (await system.refusal("gate.get", {"gate_id": "7"})).code == "INVALID_UUID"
+    circuit = {"namespace": "gates", "service": "mint"}
+    for seconds in (0, -1, 1e9):
+        refused = await system.refusal("circuit.open", {**circuit, "open_seconds": seconds})
+        assert refused.code == "BAD_REQUEST"
+    assert (await system.refusal("circuit.close", {**circuit, "service": ""})).code == "BAD_REQUEST"
+
+
 async def test_a_rate(system: System) -> None:
     await system.register(template("paced", [{"name": "only", "handler": "work"}], namespace="slow"))
     begun = time.monotonic()
@@ -159,7 +214,7 @@ async def test_the_ledger_is_sound(system: System) -> None:
             for kind in ("slots", "circuit", "rate")
             for row in await system.store.list_streams(StreamFilter(kind=kind))
         ]
-        assert len(rows) == 5
+        assert len(rows) == 6
         return {row.status for row in rows} == {"idle", "closed"}
 
     await eventually(all_idle, timeout_seconds=WAIT_SECONDS, what="nothing held anywhere")

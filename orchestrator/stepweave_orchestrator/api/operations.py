@@ -42,6 +42,7 @@ from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
 
 from .creation import check_payload, check_request, check_text, identity, request_digest
+from .gates import GateOperations
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
@@ -90,6 +91,13 @@ class Operations:
             "template.validate": self.validate_template,
             "template.get": self.get_template,
             "template.list": self.list_templates,
+        }
+        gates = GateOperations(store, shard_count, router)
+        self._handlers |= {
+            "gate.list": gates.list_gates,
+            "gate.get": gates.get_gate,
+            "circuit.open": gates.open_circuit,
+            "circuit.close": gates.close_circuit,
         }
         self._decoders = {name: msgspec.json.Decoder(kind) for name, kind in api.OPERATIONS.items()}
 

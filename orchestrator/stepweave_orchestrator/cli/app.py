@@ -17,6 +17,7 @@ from . import (
     doctor,
     env,
     events,
+    gates,
     migrate,
     new,
     orchestrator,
@@ -72,6 +73,8 @@ for _noun in (task, template, events):
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):
     app.add_typer(_noun.app)
+for _app in (gates.limit_app, gates.circuit_app):
+    app.add_typer(_app)
 app.command()(env.env)
 app.command()(migrate.migrate)
 for _noun in (audit, projections):

@@ -15,8 +15,9 @@ from stepweave_orchestrator.core.gates.circuit import (
 )
 from stepweave_orchestrator.core.gates.rate import RateState, decide_rate, evolve_rate, rate_wake_ms
 from stepweave_orchestrator.core.gates.slots import SlotsState, decide_slots, evolve_slots, slots_wake_ms
-from stepweave_schemas import events, subjects
+from stepweave_schemas import api, events, subjects
 from stepweave_schemas.codec import encode
+from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.gate import Admit, GateKind, circuit_id, rate_id, slots_id
 
 from .orders import Order
@@ -41,6 +42,19 @@ def _admit(
         task_id=task_id, gate=gate, gate_id=gate_id, step_name=step_name, token=token, is_probe=is_probe
     )
     return Order(subjects.command(shard_of(task_id), task_id), f"a{token}", encode(said))
+
+
+def gate_item(row: StreamRow) -> api.GateItem:
+    """A gate's row in a list."""
+    return api.GateItem(
+        gate_id=row.stream_id,
+        kind=row.kind,
+        namespace=row.namespace,
+        name=row.name,
+        status=row.status,
+        updated_at=timestamp(row.updated_at_ms),
+        summary=msgspec.json.decode(row.summary),
+    )
 
 
 # -- slots -----------------------------------------------------------------------------------------
@@ -155,8 +169,8 @@ def circuit_summary(state: CircuitState) -> dict[str, Any]:
         "last_error": state.last_error,
         "waiting": len(state.line),
         "probes": len(state.probes),
-        "open_until_ms": state.open_until_ms if state.status == "open" else None,
-        "changed_at_ms": state.changed_at_ms,
+        "open_until": timestamp(state.open_until_ms) if state.status == "open" else None,
+        "changed_at": timestamp(state.changed_at_ms),
     }
 
 

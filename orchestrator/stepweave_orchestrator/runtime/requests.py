@@ -15,8 +15,10 @@ import structlog
 from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
-from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask
+from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask, StreamCommand
 from stepweave_orchestrator.core.dispatching import all_result_numbers
+from stepweave_orchestrator.core.gates.circuit import Reset, Trip
+from stepweave_orchestrator.core.gates.view import gate_reply
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
@@ -28,7 +30,8 @@ from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
 from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 
-from .actors import Actor, TaskActor
+from .actors import Actor, StreamActor, TaskActor
+from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
 from .settings import Settings
@@ -97,6 +100,27 @@ class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
     offset: int = 0
 
 
+class GetGate(_OwnerRequest, frozen=True, kw_only=True, tag="get_gate"):
+    """Who holds a gate and who waits. Answer: `api.GateReply`."""
+
+
+class OpenCircuit(_OwnerRequest, frozen=True, kw_only=True, tag="open_circuit"):
+    """Hold the steps of a service for so long. Answer: `api.GateReply`."""
+
+    namespace: str
+    service: str
+    open_ms: int
+    reason: str
+    by: str
+
+
+class CloseCircuit(_OwnerRequest, frozen=True, kw_only=True, tag="close_circuit"):
+    """Let the steps of a service go on. Answer: `api.GateReply`."""
+
+    reason: str
+    by: str
+
+
 class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
     """Register a template version. Answer: `{"created": bool}`."""
 
@@ -104,11 +128,14 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
     correlation_id: str
 
 
-OwnerRequest = Create | CreateSeveral | Get | Cancel | Signal | Results | Register
+OwnerRequest = (
+    Create | CreateSeveral | Get | Cancel | Signal | Results | Register | GetGate | OpenCircuit | CloseCircuit
+)
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
 TASK_BYTES_MAX = 900 * 1024
 _ERROR_PREFIX = b'{"error":'
+_NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
 
@@ -217,6 +244,10 @@ class OwnerService:
                 return await self._signal(shard, request)
             case Register():
                 return await self._register(shard, request)
+            case GetGate():
+                return await self._query(shard, request.stream_id, _answer_gate)
+            case OpenCircuit() | CloseCircuit():
+                return await self._set_circuit(shard, request)
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -349,6 +380,28 @@ class OwnerService:
         )
         self._templates.forget(stream_id)
         return encode({"created": done.changed})
+
+    async def _set_circuit(self, shard: int, request: OpenCircuit | CloseCircuit) -> bytes:
+        command: StreamCommand
+        if isinstance(request, OpenCircuit):
+            command = Trip(request.namespace, request.service, request.open_ms, request.reason, request.by)
+        else:
+            command = Reset(request.reason, request.by)
+        ending = await self._perform(
+            Work(
+                stream_id=request.stream_id,
+                shard=shard,
+                command=command,
+                causation_id=type(request).__name__,
+                actor_name=f"api:{request.by}" if request.by else "api",
+                finish=_unset,
+                seed=CIRCUIT if isinstance(request, OpenCircuit) else None,
+            )
+        )
+        if isinstance(ending, Rejection):
+            raise ApiError("NOT_FOUND", "there is no such circuit: nothing of it has failed yet")
+        _done(ending, request.stream_id)
+        return await self._query(shard, request.stream_id, _answer_gate)
 
     async def _query(self, shard: int, stream_id: str, answer: Any) -> bytes:
         ending = await self._perform(
@@ -501,6 +554,13 @@ def _answer_taken_by(actor: Actor, signal_id: str) -> bytes:
     state = actor.state
     taken = next((number for number, step in enumerate(state.steps) if step.signal_id == signal_id), None)
     return b"null" if taken is None else encode(state.name_of(taken))
+
+
+def _answer_gate(actor: Actor) -> bytes:
+    if not isinstance(actor, StreamActor) or actor.kind.name not in ("slots", "circuit", "rate"):
+        return _NOT_A_GATE
+    row = actor.kind.row(actor.state, actor.stream_id, actor.shard)
+    return encode(gate_reply(actor.state, gate_item(row)))
 
 
 def _answer_results(actor: Actor, request: Results) -> bytes:

@@ -275,6 +275,10 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
+    "gate.list": [api.ListGates(kind="slots"), api.ListGates(kind="circuit", status=("open",), page=2)],
+    "gate.get": [api.GetGate(gate_id=TASK_ID)],
+    "circuit.open": [api.OpenCircuit(namespace="default", service="bank", open_seconds=0.5, reason="moved")],
+    "circuit.close": [api.CloseCircuit(namespace="default", service="bank", closed_by="ada")],
     "template.register": [api.RegisterTemplate(content="name: greeting")],
     "template.validate": [api.ValidateTemplate(content="name: greeting", source="greeting.yaml")],
     "template.get": [api.GetTemplate(namespace="default", name="greeting")],
@@ -357,6 +361,24 @@ _LISTED_TEMPLATE = api.TemplateListItem(
     registered_by="",
 )
 
+_GATE_ITEM = api.GateItem(
+    gate_id=TASK_ID,
+    kind="slots",
+    namespace="default",
+    name='customer="c-7"',
+    status="full",
+    updated_at=timestamp(0),
+    summary={"limit": 1, "running": 1, "waiting": 1},
+)
+_GATE_REPLY = api.GateReply(
+    gate=_GATE_ITEM,
+    holders=(api.GateHolder(task_uuid=TASK_ID, step_name="", since=timestamp(0)),),
+    waiting=(api.GateWaiter(task_uuid=TASK_ID, step_name="greet", since=timestamp(0), priority=-1),),
+    holders_count=1,
+    waiting_count=1,
+    next_at=timestamp(0),
+)
+
 REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.create": [api.CreateTaskReply(task=_TASK_RESPONSE, replayed=True)],
     "task.create_many": [
@@ -376,6 +398,10 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     ],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
+    "gate.list": [api.GatePage(gates=(_GATE_ITEM,), has_next=True)],
+    "gate.get": [_GATE_REPLY],
+    "circuit.open": [_GATE_REPLY],
+    "circuit.close": [_GATE_REPLY],
     "template.register": [_TEMPLATE],
     "template.validate": [api.ValidationReply(valid=False, problems=({"code": "UNKNOWN_KEY"},))],
     "template.get": [_TEMPLATE],

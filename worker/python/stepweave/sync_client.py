@@ -84,6 +84,10 @@ class SyncClient:
     validate_template = _waiting(Client.validate_template)
     get_template = _waiting(Client.get_template)
     list_templates = _waiting(Client.list_templates)
+    list_gates = _waiting(Client.list_gates)
+    get_gate = _waiting(Client.get_gate)
+    open_circuit = _waiting(Client.open_circuit)
+    close_circuit = _waiting(Client.close_circuit)
 
     def watch_task(
         self, task_id: str, *, from_version: int = 1, until_blocked: bool = False

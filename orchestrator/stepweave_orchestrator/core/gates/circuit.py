@@ -79,6 +79,8 @@ class Report(StreamCommand, frozen=True):
 class Trip(StreamCommand, frozen=True):
     """Open the circuit by hand, for so long."""
 
+    namespace: str
+    service: str
     open_ms: int
     reason: str
     opened_by: str
@@ -97,12 +99,9 @@ def decide_circuit(state: CircuitState, command: Any, moment: Moment) -> list[ev
         return _report(state, command.order, moment)
     if isinstance(command, Join):
         return _join(state, command.order)
-    if state.version == 0:
-        return Rejection("NOT_FOUND", "there is no such circuit: nothing of it has failed yet")
-    if isinstance(command, Leave):
-        return _leave(state, command, moment)
     if isinstance(command, Trip):
         return [
+            *_watched(state, command.namespace, command.service),
             events.BreakerOpened(
                 cause="operator",
                 open_until_ms=moment.now_ms + command.open_ms,
@@ -110,8 +109,12 @@ def decide_circuit(state: CircuitState, command: Any, moment: Moment) -> list[ev
                 open_ms=state.open_ms or command.open_ms,
                 reason=command.reason,
                 opened_by=command.opened_by,
-            )
+            ),
         ]
+    if state.version == 0:
+        return Rejection("NOT_FOUND", "there is no such circuit: nothing of it has failed yet")
+    if isinstance(command, Leave):
+        return _leave(state, command, moment)
     if isinstance(command, Reset):
         if state.status == "closed":
             return []
