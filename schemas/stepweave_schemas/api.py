@@ -361,6 +361,8 @@ class TemplateReply(msgspec.Struct, frozen=True, kw_only=True):
     content: msgspec.Raw
     created: bool = False
     versions: tuple[str, ...] = ()
+    #: The environment whose overrides the content holds; absent: none was set where it was registered.
+    environment: str | None = None
     warnings: tuple[dict[str, Any], ...] = ()
 
 

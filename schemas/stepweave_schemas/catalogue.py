@@ -155,6 +155,23 @@ _ENTRIES: Final = (
         state_change="step: (none) | pending → skipped",
     ),
     _entry(
+        events.StepDomainEventRefused,
+        "task",
+        outcome=True,
+        emitted_when="A handler published a domain event that its template does not declare, or a payload that cannot "
+        "be sent or does not fit its schema; in the same append as what became of the try.",
+        state_change="none",
+    ),
+    _entry(
+        events.DomainPublished,
+        "task",
+        outcome=True,
+        emitted_when="A try ended as the `condition` of an event in the step's `publishes_events` says, or its handler "
+        "published an event itself; in the same append as what became of the try. On the signal feed its subject ends "
+        "in `domain.<name>`.",
+        state_change="none",
+    ),
+    _entry(
         events.DecisionRouted,
         "task",
         outcome=True,

@@ -241,6 +241,32 @@ class StepSkipped(StepEvent, frozen=True, kw_only=True, tag="step.skipped"):
     reason: str
 
 
+class StepDomainEventRefused(StepEvent, frozen=True, kw_only=True, tag="step.domain_event_refused"):
+    """A domain event was not published, because of what is wrong with it; the step goes on as if it had been."""
+
+    name: str
+    attempt: int
+    #: `undeclared`, `payload_invalid` (it does not fit its schema), `payload_too_large`, or `not_published`
+    #: (the worker could not make its payload, or published too many).
+    refusal: str
+    message: str
+    worker_id: str = ""
+
+
+class DomainPublished(StepEvent, frozen=True, kw_only=True, tag="domain.published"):
+    """A step published an event of the users' own domain; nothing in the task follows from it."""
+
+    #: The event's own name, such as `order.paid`.
+    name: str
+    payload: msgspec.Raw
+    attempt: int
+    #: How the try ended: `success`, `checkpoint`, `retryable_failure` or `permanent_failure`.
+    outcome: str
+    task_name: str
+    namespace: str
+    template_version: str
+
+
 # -- steps that shape the task ---------------------------------------------------------------------
 
 
@@ -604,6 +630,8 @@ class TemplateRegistered(Event, frozen=True, kw_only=True, tag="template.registe
     hash: str
     content: msgspec.Raw
     registered_by: str = ""
+    #: The environment whose overrides the content holds; absent: none was set.
+    environment: str | None = None
 
 
 class ShardAcquired(Event, frozen=True, kw_only=True, tag="orchestrator.shard_acquired"):
@@ -638,6 +666,8 @@ AnyEvent = (
     | StepResultRefused
     | StepCheckpointed
     | StepSkipped
+    | StepDomainEventRefused
+    | DomainPublished
     | DecisionRouted
     | DecisionDeclined
     | BatchCreated

@@ -30,7 +30,7 @@ from stepweave_orchestrator.runtime.requests import (
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
 from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
-from stepweave_orchestrator.runtime.templates import TemplateCatalogue, violations_text
+from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.catalogue import CATALOGUE
@@ -40,6 +40,7 @@ from stepweave_schemas.events import TaskCreated, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
+from stepweave_schemas.template.value_checks import violations_text
 
 from .creation import check_payload, check_request, check_text, identity, request_digest
 from .gates import GateOperations
@@ -326,6 +327,7 @@ class Operations:
             hash=template.content_hash(),
             content=msgspec.Raw(content),
             registered_by=request.registered_by,
+            environment=self._settings.environment,
         )
         stream_id = template_stream_id(template.namespace, template.name)
         answer = await self._router.call(
@@ -401,6 +403,7 @@ class Operations:
                 content=msgspec.Raw(found.content),
                 created=created,
                 versions=tuple(state.versions) if state is not None else (),
+                environment=None if state is None else state.versions[ref.version].environment,
                 warnings=warnings,
             )
         )

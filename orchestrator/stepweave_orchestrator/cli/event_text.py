@@ -19,6 +19,8 @@ _STYLES: Final = {
     "step.completed": "green",
     "step.retry_scheduled": "yellow",
     "step.failed": "red",
+    "step.domain_event_refused": "yellow",
+    "domain.published": "cyan",
     "task.blocked": "bold red",
     "task.failed": "bold red",
     "task.cancelled": "bold magenta",
@@ -127,6 +129,10 @@ def _why(result: object) -> str:
     return next((text for text in said if isinstance(text, str) and text.strip()), "")
 
 
+def _short(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _child(data: dict[str, Any]) -> str:
     version = f":{data['version']}" if data.get("version") else ""
     text = f"{data['step_name']}: {data['namespace']}/{data['name']}{version}, task {data['child_task_id']}"
@@ -178,6 +184,13 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
         f"{data['step_name']}, try {data['attempt']}: {_counted(data['items_processed'], 'item')} done"
     ),
     "step.skipped": lambda data: f"{data['step_name']}: {data['reason'].replace('_', ' ')}",
+    "step.domain_event_refused": lambda data: (
+        f"{data['step_name']}, try {data['attempt']}: {data['name']} is not published "
+        f"({data['refusal'].replace('_', ' ')}): {data['message']}"
+    ),
+    "domain.published": lambda data: (
+        f"{data['name']} by {data['step_name']}, try {data['attempt']}: {_short(data['payload'])}"
+    ),
     "decision.routed": _routed,
     "decision.declined": lambda data: (
         f"{data['step_name']} chose no branch: {data['reason'] or 'no reason given'}{_excluded(data)}"

@@ -39,6 +39,7 @@ behind it, once.
 | `branches` | which steps exist: what follows from a decision |
 | `saga` | the order in which a task is undone |
 | `signals`, `children` | what comes from outside, and from other tasks |
+| `domain_events` | what a try publishes besides its outcome; `checks` says what values have to fit |
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
 | `view` | the task as callers see it |

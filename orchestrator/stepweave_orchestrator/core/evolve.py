@@ -274,6 +274,10 @@ def _step_result_refused(state: TaskState, event: events.StepResultRefused, at_m
     step.refused_attempts = [*step.refused_attempts, event.attempt]
 
 
+def _only_said(state: TaskState, event: events.StepEvent, at_ms: int) -> None:
+    """Events of the users' own domain, and what was refused of them: nothing in the task follows."""
+
+
 def _fault(
     step: StepState,
     event: events.StepRetryScheduled | events.StepFailed | events.CompensationFailed,
@@ -628,6 +632,8 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.StepResultRefused: _step_result_refused,
     events.StepCheckpointed: _step_checkpointed,
     events.StepSkipped: _step_skipped,
+    events.StepDomainEventRefused: _only_said,
+    events.DomainPublished: _only_said,
     events.DecisionRouted: _decided,
     events.DecisionDeclined: _decided,
     events.BatchCreated: _batch_created,

@@ -10,10 +10,11 @@ import msgspec
 from stepweave_schemas import events, result
 
 from .commands import Moment
+from .domain_events import CHECKPOINT, SUCCESS, domain_events
 from .rejection import Decision, Rejection
 from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
 from .tries import Failed, enqueued
-from .turn import Turn, task_completed
+from .turn import Said, Turn, task_completed
 
 #: The outcomes that end a try by the worker's own word, and what `settled_by` calls them.
 _RESULTS = {"success": "success", "decision": "success", "batches": "success", "failure": "failure"}
@@ -42,7 +43,12 @@ def _success(state: TaskState, outcome: result.Success, moment: Moment) -> Decis
     if refusal is not None:
         return refusal
     plan = state.the_plan
-    if not plan.plain or state.phase == "compensating" or moment.rate_per_second is not None:
+    if (
+        not plan.swift
+        or outcome.domain_events
+        or state.phase == "compensating"
+        or moment.rate_per_second is not None
+    ):
         return _success_of_any_kind(state, number, outcome, moment)
     step = state.steps[number]
     happened: list[events.Event] = [_step_completed(step, outcome)]
@@ -80,7 +86,7 @@ def _step_completed(
 
 
 def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success, moment: Moment) -> Decision:
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     step = state.steps[number]
     kind = state.spec_of(number).type
     if kind in ("decision", "batchable"):
@@ -93,8 +99,12 @@ def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success,
             ),
         )
         return turn.finish()
+    if (misfit := turn.misfit(number, outcome.result, outcome.worker_id)) is not None:
+        turn.fail(number, misfit)
+        return turn.finish()
     if step.compensates < 0:
         turn.happened.append(_step_completed(step, outcome))
+        turn.announce(number, SUCCESS, None if turn.is_placeholder(number) else outcome.result)
         turn.complete(number, outcome.result)
         return turn.finish()
     target = state.name_of(step.compensates)
@@ -113,8 +123,19 @@ def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success,
             requires_manual_cleanup=not clean,
         )
     )
+    turn.announce(number, SUCCESS, None)
     turn.undoing.ended(number, target, clean=clean)
     return turn.finish()
+
+
+def _turn(
+    state: TaskState,
+    number: int,
+    outcome: result.Success | result.Failure | result.Decided | result.Batches | result.Checkpointed,
+    moment: Moment,
+) -> Turn:
+    """A turn about what a handler reports."""
+    return Turn(state, moment, Said(number, outcome.domain_events, outcome.worker_id))
 
 
 def _wants_cleanup(value: msgspec.Raw) -> bool:
@@ -127,14 +148,17 @@ def _decided(state: TaskState, outcome: result.Decided, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     fault = _fault_of_decision(state, number, outcome, moment)
+    if fault is None:
+        fault = turn.misfit(number, outcome.result, outcome.worker_id)
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
     plan = state.the_plan
     step = state.steps[number]
     turn.happened.append(_step_completed(step, outcome))
+    turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
     growth = turn.decided(number, [plan.index[name] for name in outcome.create_steps])
     created = tuple(plan.steps[one].name for one in growth.created)
@@ -199,8 +223,10 @@ def _batches(state: TaskState, outcome: result.Batches, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     worker, fault = _worker_of(state, number, outcome, moment)
+    if fault is None:
+        fault = turn.misfit(number, outcome.result, outcome.worker_id)
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
@@ -208,6 +234,7 @@ def _batches(state: TaskState, outcome: result.Batches, moment: Moment) -> Decis
     step = state.steps[number]
     is_no_op = not outcome.cursors
     turn.happened.append(_step_completed(step, outcome))
+    turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
     growth = turn.decided(number, [worker])
     turn.happened.append(
@@ -274,7 +301,7 @@ def _failure(state: TaskState, outcome: result.Failure, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     turn.fail(
         number,
         Failed(
@@ -336,7 +363,7 @@ def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment
     step = state.steps[number]
     if step.checkpoint == saved_progress(outcome):
         # It would go on for ever, at no attempt.
-        turn = Turn(state, moment)
+        turn = _turn(state, number, outcome, moment)
         turn.fail(
             number,
             Failed(
@@ -358,6 +385,7 @@ def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment
             items_processed=outcome.items_processed,
             accumulated_results=outcome.accumulated_results,
         ),
+        *domain_events(state, number, CHECKPOINT, outcome.domain_events, None, outcome.worker_id),
         enqueued(outcome.step_name, step.uuid, step.attempt, moment),
     ]
 

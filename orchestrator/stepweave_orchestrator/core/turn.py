@@ -7,18 +7,21 @@ them takes a signal that came early, a batch is complete – the turn keeps the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
-from stepweave_schemas import events
+from stepweave_schemas import events, result
 from stepweave_schemas.gate import GateKind
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.raw import raw
+from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX
 
 from .backoff import DEFAULT_RETRY_AFTER_MS_MAX, backoff_delay_ms
 from .branches import Growth
 from .children import child_context, child_task_id
 from .commands import Moment
+from .domain_events import PERMANENT, RETRYABLE, SUCCESS, domain_events, failure_payload, misfits_text
 from .holding import held_before
 from .plan import StepSpec, worker_name
 from .state import ACTIVE, NOT_RUNNING, SUSPENDED, BatchState, Pass, StepStatus, TaskState
@@ -39,11 +42,20 @@ def task_completed(state: TaskState, done_count: int, moment: Moment) -> events.
     )
 
 
+class Said(NamedTuple):
+    """The outcome that a turn is about: the number of its step, what its handler published, and who says so."""
+
+    number: int
+    domain_events: tuple[result.DomainEvent, ...]
+    worker_id: str
+
+
 class Turn:
     """Collects events in `happened`; call `finish` once, at the end."""
 
-    def __init__(self, state: TaskState, moment: Moment) -> None:
+    def __init__(self, state: TaskState, moment: Moment, said: Said | None = None) -> None:
         self.state = state
+        self._said = said
         self.plan = state.the_plan
         self.moment = moment
         self.happened: list[events.Event] = []
@@ -190,17 +202,65 @@ class Turn:
 
     def take_signal(self, slot: int, payload: str) -> None:
         """The signal that a step waits for is there, or its default is taken."""
-        result = raw(payload)
+        value = raw(payload)
         self.happened.append(
             events.StepCompleted(
                 step_name=self.plan.steps[slot].name,
                 step_uuid=self.state.steps[slot].uuid,
                 attempt=1,
-                result=result,
+                result=value,
                 worker_id="signal",
             )
         )
-        self.complete(slot, result)
+        self.announce(slot, SUCCESS, value)
+        self.complete(slot, value)
+
+    # -- what is published besides -------------------------------------------------------------------
+
+    def announce(self, number: int, outcome: str, own_payload: msgspec.Raw | None) -> None:
+        """A try has ended (its event is in `happened`): publish the domain events that follow."""
+        said = self._said if self._said is not None and self._said.number == number else None
+        named = () if said is None else said.domain_events
+        worker_id = "" if said is None else said.worker_id
+        if self._publishes(number):
+            self.happened += domain_events(self.state, number, outcome, named, own_payload, worker_id)
+
+    def _announce_failure(self, number: int, outcome: str, failure: Failed) -> None:
+        if self._publishes(number):
+            spec, attempt = self.state.spec_of(number), self.state.steps[number].attempt
+            self.announce(number, outcome, failure_payload(failure, attempt, spec.retry.max_attempts))
+
+    def _publishes(self, number: int) -> bool:
+        """Whether a step may have anything to publish."""
+        if self.plan.steps[self.state.slot_of(number)].publishes_events:
+            return True
+        return self._said is not None and self._said.number == number and bool(self._said.domain_events)
+
+    def misfit(self, number: int, value: msgspec.Raw, worker_id: str) -> Failed | None:
+        """The failure that a result becomes which does not fit its step's `result_schema`; `None` where it does."""
+        checks, step = self.plan.checks, self.state.steps[number]
+        # A placeholder has done nothing, and has nothing to show.
+        if checks is None or step.compensates >= 0 or self.is_placeholder(number):
+            return None
+        name = self.plan.steps[self.state.slot_of(number)].name
+        found = checks.of_result(name, value)
+        if not found:
+            return None
+        message = f"the result does not fit the result_schema of step {name!r}: {misfits_text(found)}"
+        return Failed(
+            settled_by="failure",
+            error_type="validation_error",
+            error_code="RESULT_INVALID",
+            error_message=message[:ERROR_MESSAGE_CHARS_MAX],
+            worker_id=worker_id,
+            retryable=False,
+            metadata=msgspec.Raw(msgspec.json.encode({"violations": found})),
+        )
+
+    def is_placeholder(self, number: int) -> bool:
+        """Whether a step stands for batches of which there are none."""
+        slot = self.state.steps[number].made_from
+        return slot >= 0 and self.state.batches[slot].is_no_op
 
     # -- steps that end ----------------------------------------------------------------------------
 
@@ -340,6 +400,7 @@ class Turn:
                     metadata=failure.metadata,
                 )
             )
+            self._announce_failure(number, RETRYABLE, failure)
             self.leave(number, "waiting_for_retry")
             self._waiting += 1
             if delay_ms == 0:
@@ -372,6 +433,7 @@ class Turn:
                 compensation_steps=failure.undo,
             )
         )
+        self._announce_failure(number, PERMANENT, failure)
         if slot >= 0:
             self._batch_failed(number, slot, tolerated=tolerated)
 

@@ -34,6 +34,7 @@ from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.gate import AnyGateOrder, GateOrder
 from stepweave_schemas.identity import content_digest, is_uuid
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
 from .gate_orders import FULL_SECONDS, GateFull, GateOrders
@@ -41,7 +42,7 @@ from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
 from .owner import OwnerLoop
-from .templates import TemplateCatalogue, violations_text
+from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)

@@ -83,6 +83,7 @@ class Orchestrator:
         self.projector = Projector(store, self.loader)
         self.publisher = Publisher(
             settings,
+            connection,
             self.messages,
             self.streams,
             self.metrics,

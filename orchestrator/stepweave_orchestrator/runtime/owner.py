@@ -38,10 +38,12 @@ from stepweave_orchestrator.core.template_stream import (
     decide_template,
     evolve_template,
 )
+from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import OUTCOME_TYPES
 from stepweave_schemas.events import (
     ChildCancelRequested,
     ChildRequested,
+    DomainPublished,
     Event,
     StepEnqueued,
     TaskCancelled,
@@ -411,6 +413,8 @@ class OwnerLoop:
             signal = None
             if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
                 signal = actor.event_prefix + event.TYPE
+            if type(event) is DomainPublished:
+                signal = self._domain_event(actor, event, envelope, part, wanted=signal is not None)
             outgoing.append(Outgoing(position, envelope, signal, order, state.traceparent))
         if len(state.steps) >= actor.weight:
             self.actors.reweigh(actor)
@@ -418,6 +422,16 @@ class OwnerLoop:
         if wake_at_ms != actor.saved_wake_ms:
             actor.saved_wake_ms = wake_at_ms
             part.wakeups[state.task_id] = wake_at_ms
+
+    def _domain_event(
+        self, actor: TaskActor, event: DomainPublished, envelope: bytes, part: ShardBatch, *, wanted: bool
+    ) -> str | None:
+        """The subject of a domain event on the signal feed; what is sent at once besides is noted."""
+        subject = actor.event_prefix + subjects.domain_event(event.name)
+        state = actor.state
+        if state.the_plan.is_fast(state.slot_of(state.number_of(event.step_name)), event.name):
+            part.at_once.append((subjects.at_once(subject), envelope))
+        return subject if wanted else None
 
     def _record_stream(
         self,
@@ -516,6 +530,8 @@ class OwnerLoop:
                     continue
                 shard.committed_position = part.records[-1].position
                 shard.committed_hash = part.records[-1].hash
+                if part.at_once:
+                    self._publisher.send_at_once(number, part.at_once)
                 self._publisher.publish(number, part.outgoing)
                 self._projector.changed(number, shard.committed_position, part.touched)
             for stream_id, wake_at_ms in part.wakeups.items():

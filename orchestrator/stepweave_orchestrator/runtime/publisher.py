@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from stepweave.messaging import JetStreamPublisher, MessagingError, PayloadTooLarge
+from stepweave.messaging import Connection, JetStreamPublisher, MessagingError, PayloadTooLarge
 from stepweave.messaging import Outgoing as Message
 from stepweave_schemas import subjects
 
@@ -60,6 +60,7 @@ class Publisher:
     def __init__(
         self,
         settings: Settings,
+        connection: Connection,
         messages: JetStreamPublisher,
         streams: Streams,
         metrics: Metrics,
@@ -68,6 +69,7 @@ class Publisher:
         on_fault: Callable[[int], None],
     ) -> None:
         self._settings = settings
+        self._connection = connection
         self._messages = messages
         self._streams = streams
         self._metrics = metrics
@@ -114,6 +116,16 @@ class Publisher:
         self.backlog_events += len(outgoing)
         if lane.task is None:
             lane.task = asyncio.ensure_future(self._fly(shard, lane))
+
+    def send_at_once(self, shard: int, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send committed events to whoever listens now, over core NATS: at most once, without waiting for anything."""
+        if shard not in self._lanes or not self._may_publish(shard):
+            return
+        for subject, envelope in messages:
+            try:
+                self._connection.send(subject, envelope)
+            except PayloadTooLarge as error:
+                log.warning("an event cannot be sent at once", subject=subject, error=str(error))
 
     def dispatch_again(self, shard: int, orders: Sequence[Order]) -> None:
         """Publish orders of an earlier owner once more; JetStream drops those that it knows."""
@@ -281,13 +293,13 @@ def _log_message(subject: str, shard: int, first: int, pack: list[bytes]) -> Mes
 
 def _cloud_event(event: Outgoing) -> dict[str, str]:
     """CloudEvents 1.0 attributes (binary mode); the envelope is the data, with everything else in it."""
-    subject = event.signal_subject or ""
-    prefix, _, verb = subject.rpartition(".")
-    prefix, _, entity = prefix.rpartition(".")
+    # sw.evt.<namespace>.<template>.<task_id>, and the type, or domain.<name>.
+    *first, event_type = (event.signal_subject or "").split(".", 5)
+    prefix = ".".join(first)
     headers = {
         "ce-specversion": "1.0",
         "ce-id": f"{event.position}",
-        "ce-type": f"{entity}.{verb}",
+        "ce-type": event_type,
         "ce-source": f"stepweave/{prefix}",
     }
     if event.traceparent is not None:

@@ -29,13 +29,14 @@ from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
 from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
 from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
 from .settings import Settings
-from .templates import TemplateCatalogue, violations_text
+from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)

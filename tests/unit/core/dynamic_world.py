@@ -35,6 +35,8 @@ from stepweave_schemas import codec, events, result
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.template import TaskTemplate
 
+from .dynamic_domain_events import SAID, DomainEvents, known
+from .dynamic_domain_events import expected as domain_events_with
 from .dynamic_model import Fact, Model
 from .scenario import CORRELATION_ID, T0_MS, TASK_ID, entropy, new_task
 
@@ -138,7 +140,7 @@ class DynamicWorld:
             "lease_token": given_out.token,
             "worker_id": "worker-1",
         }
-        outcome = self._said(given_out, word, pick, about)
+        outcome = self._publishing(self._said(given_out, word, pick, about), pick)
         assert codec.decode_outcomes(codec.encode(outcome)) == [outcome]
         self.mail.append(outcome)
 
@@ -292,6 +294,13 @@ class DynamicWorld:
 
     # -- what workers say --------------------------------------------------------------------
 
+    def _publishing(self, outcome: result.AnyOutcome, pick: int) -> result.AnyOutcome:
+        """The outcome, with what its handler published now and then."""
+        if pick % 3 or isinstance(outcome, result.Started | result.Lost | result.Released):
+            return outcome
+        said = tuple(one for number, one in enumerate(SAID) if pick >> number & 1)
+        return msgspec.structs.replace(outcome, domain_events=said)
+
     def _is_child(self, name: str) -> bool:
         return self.model.runs[name].kind == "child"
 
@@ -420,7 +429,14 @@ class DynamicWorld:
         self._decisions += 1
         happened = [] if isinstance(decision, Rejection) else decision
         expected = self._expected(command, happened)
-        facts = sorted(map(repr, map(fact_of, happened)))
+        others = [event for event in happened if not isinstance(event, DomainEvents)]
+        published = [known(event) for event in happened if isinstance(event, DomainEvents)]
+        placeholders = {
+            self.state.name_of(batch.first) for batch in self.state.batches.values() if batch.is_no_op
+        }
+        wanted = domain_events_with(self.template, others, command, placeholders)
+        assert sorted(published) == sorted(wanted), f"{published}, expected {wanted}"
+        facts = sorted(map(repr, map(fact_of, others)))
         assert facts == sorted(map(repr, expected)), f"{facts}, expected {expected}"
         ended = self.state.is_terminal
         first = self.state.version

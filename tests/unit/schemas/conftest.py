@@ -49,6 +49,17 @@ EVENTS: Final[list[events.Event]] = [
         depth=1,
     ),
     events.TaskStarted(start_at_ms=1),
+    events.DomainPublished(
+        **_STEP,
+        **_TASK,
+        name="order.paid",
+        payload=msgspec.Raw(b'{"order":7}'),
+        outcome="success",
+        template_version="1.0.0",
+    ),
+    events.StepDomainEventRefused(
+        **_STEP, name="order.paid", refusal="undeclared", message="no such event", worker_id="w-1"
+    ),
     events.TaskBlocked(**_TASK, failed_steps=("greet",), unreachable_steps_count=0, error_message="boom"),
     events.TaskCompleted(
         **_TASK, template_version="1.0.0", context=CONTEXT, steps_completed=4, duration_ms=12

@@ -45,8 +45,9 @@ from stepweave_schemas.dispatch import Dispatch
 from stepweave_schemas.envelope import Envelope, timestamp
 from stepweave_schemas.identity import content_digest, derived_uuid
 from stepweave_schemas.template import TaskTemplate, highest_version
+from stepweave_schemas.template.value_checks import violations_text
 
-from .checking import violations
+from .checking import checks_of
 from .virtual_loop import VirtualClockLoop
 
 _WORKER_ID: Final = "test-worker"
@@ -232,10 +233,9 @@ class World:
             why = f"there is no template {name}{':' + version if version else ''} among `templates`"
             return None, "CHILD_TEMPLATE_NOT_FOUND", why
         template = versions[version]
-        found = violations(template.canonical().get("input_schema"), msgspec.json.decode(order.context))
+        found = checks_of(template).of_context(msgspec.json.decode(order.context))
         if found:
-            text = "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[:5])
-            why = f"the context does not fit the input schema of {name}: {text}"
+            why = f"the context does not fit the input schema of {name}: {violations_text(found)}"
             return None, "CHILD_CONTEXT_INVALID", why
         return template, "", ""
 
@@ -272,6 +272,7 @@ class World:
                 worker_id=_WORKER_ID,
                 started_at_ms=held.started_at_ms,
                 duration_ms=duration,
+                domain_events=held.context.domain_events(),
             )
         )
 
@@ -298,7 +299,7 @@ class TaskInMemory:
 
     def __init__(self, world: World, task_id: str, template: TaskTemplate, correlation_id: str) -> None:
         self._world = world
-        plan = compile_plan(template.canonical_json(), template.content_hash())
+        plan = compile_plan(template.canonical_json(), template.content_hash(), checks_of(template))
         self.state = initial(task_id, plan, correlation_id)
         self.log: list[Event] = []
         self.refused_signals: list[str] = []

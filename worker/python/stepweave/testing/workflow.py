@@ -19,9 +19,10 @@ from stepweave.responses import TaskResponse
 from stepweave.subscriber.events import Event
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
 from stepweave_schemas.template import TaskTemplate, load_template, load_template_file
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Sent, World
-from .checking import violations
+from .checking import checks_of
 from .virtual_loop import VirtualClockLoop
 
 #: The virtual time at which tasks start, unless told otherwise.
@@ -83,6 +84,14 @@ class WorkflowRun:
             event["delay_ms"] / 1000
             for event in self.events
             if event.type == "step.retry_scheduled" and event["step_name"] == step
+        ]
+
+    def published(self, name: str) -> list[Any]:
+        """The payloads of a domain event that the task published, oldest first."""
+        return [
+            event["payload"]
+            for event in self.events
+            if event.type == "domain.published" and event["name"] == name
         ]
 
     def __repr__(self) -> str:
@@ -171,12 +180,11 @@ def _load(template: str | Path | TaskTemplate, environment: str | None) -> TaskT
 def _check_context(template: TaskTemplate, context: Any) -> None:
     if not isinstance(context, dict):
         raise ConfigurationError(f"a task's context is an object, not {type(context).__name__}")
-    found = violations(template.canonical().get("input_schema"), context)
+    found = checks_of(template).of_context(context)
     if found:
         raise ValidationFailed(
             "VALIDATION_FAILED",
-            "the context does not fit the template's input_schema: "
-            + "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[:5]),
+            f"the context does not fit the template's input_schema: {violations_text(found)}",
             {"violations": found},
         )
 
@@ -184,16 +192,17 @@ def _check_context(template: TaskTemplate, context: Any) -> None:
 def _sent(template: TaskTemplate, signal: Signal) -> Sent:
     payload = encode_json(signal.payload, f"signals.{signal.name}")
     value = msgspec.json.decode(payload)
-    waits = (step.get("wait_for_signal", {}) for step in template.canonical()["steps"])
+    checks = checks_of(template)
     found = [
-        violations(each.get("payload_schema"), value) for each in waits if each.get("name") == signal.name
+        checks.of_signal(step.name, value)
+        for step in template.steps
+        if step.wait_for_signal is not None and step.wait_for_signal.name == signal.name
     ]
     # Which of the steps it will be for is not known yet: it has to fit one of them.
     if found and all(found):
         raise ValidationFailed(
             "VALIDATION_FAILED",
-            f"the payload does not fit the payload_schema of signal {signal.name!r}: "
-            + "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[0][:5]),
+            f"the payload does not fit the payload_schema of signal {signal.name!r}: {violations_text(found[0])}",
             {"violations": found[0]},
         )
     return Sent(signal.name, payload.decode(), signal.after_seconds, signal.sent_by)
