@@ -71,6 +71,8 @@ _RULES: Final[dict[str, Schema]] = {
     "Failure.error_type": {"enum": list(result.ERROR_TYPES)},
     "Failure.error_message": {"maxLength": result.ERROR_MESSAGE_CHARS_MAX},
     "Checkpointed.items_processed": _COUNT,
+    "domain_events": {"maxItems": result.DOMAIN_EVENTS_MAX},
+    "DomainEvent.name": {"minLength": 1, "maxLength": result.DOMAIN_EVENT_NAME_CHARS_MAX},
     "CreateTask.start_at": _MOMENT,
     "CreateMany.tasks": {"maxItems": api.CREATE_MANY_MAX},
     "GetResults.offset": _COUNT,

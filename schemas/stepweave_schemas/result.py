@@ -29,6 +29,7 @@ COMPENSATION_STEPS_BYTES_MAX: Final = 64 * 1024
 
 #: Most domain events in one outcome, and the bound of one payload and of all of them together, in bytes of JSON.
 DOMAIN_EVENTS_MAX: Final = 100
+DOMAIN_EVENT_NAME_CHARS_MAX: Final = 255
 DOMAIN_EVENT_BYTES_MAX: Final = 64 * 1024
 DOMAIN_EVENTS_BYTES_MAX: Final = 256 * 1024
 

@@ -45,6 +45,7 @@ from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import decode_envelope, envelope_bytes
 from stepweave_schemas.template import TaskTemplate
 
+from .domain_event_stories import DOMAIN_EVENT_STORIES
 from .dynamic_stories import DYNAMIC_STORIES
 from .example_histories import example_runs, histories_of
 from .gate_stories import GATE_STORIES
@@ -387,7 +388,9 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update({**DYNAMIC_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
+STORIES.update(
+    {**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES}
+)
 
 
 # -- writing -------------------------------------------------------------------------------------

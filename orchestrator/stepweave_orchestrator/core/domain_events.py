@@ -113,6 +113,8 @@ class _Publication:
         self._step = step
         self._outcome = outcome
         self._worker_id = worker_id
+        # A signal that came early is taken before the state knows of the wait.
+        self._attempt = state.steps[number].attempt or 1
 
     def publish(self, name: str, payload: msgspec.Raw) -> None:
         """Publish one, unless its payload is too large or does not fit."""
@@ -134,7 +136,7 @@ class _Publication:
                 step_uuid=step.uuid,
                 name=name,
                 payload=payload,
-                attempt=step.attempt,
+                attempt=self._attempt,
                 outcome=self._outcome,
                 task_name=plan.ref.name,
                 namespace=plan.ref.namespace,
@@ -150,7 +152,7 @@ class _Publication:
                 step_name=self._state.name_of(self._number),
                 step_uuid=step.uuid,
                 name=name,
-                attempt=step.attempt,
+                attempt=self._attempt,
                 refusal=refusal,
                 message=message[:_MESSAGE_CHARS_MAX],
                 worker_id=self._worker_id,

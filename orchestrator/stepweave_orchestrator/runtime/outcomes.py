@@ -213,7 +213,7 @@ def _domain_events(outcome: _Publishing) -> tuple[result.DomainEvent, ...]:
 
 
 def _event_name(name: str) -> str:
-    return name.replace("\x00", "\ufffd")[:TEXT_CHARS_MAX]
+    return name.replace("\x00", "\ufffd")[: result.DOMAIN_EVENT_NAME_CHARS_MAX]
 
 
 def _are_names(names: tuple[str, ...]) -> bool:

@@ -22,7 +22,7 @@ _BOUNDED = (
     ("wait_for_signal.default", "it becomes the step's result, which has", RESULT_BYTES_MAX),
     ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
 )
-_STEP_KEYS = {}
+_STEP_KEYS: dict[str, str] = {}
 #: Kept with the step, and without effect in this version.
 _INERT_STEP_KEYS = ("skippable",)
 _TASK_KEYS = {

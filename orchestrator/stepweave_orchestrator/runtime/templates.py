@@ -6,6 +6,7 @@ so (`sw.sys.template_changed`), and a template that is not found is always looke
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,9 @@ from stepweave_schemas.events import TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import template_stream_id
 from stepweave_schemas.template import highest_version
 from stepweave_schemas.template.value_checks import ValueChecks
+
+# Templates have schemas: an orchestrator without the library must not begin.
+importlib.import_module("jsonschema_rs")
 
 #: Templates and compiled versions kept in memory.
 TEMPLATES_MAX = 2_000

@@ -169,6 +169,17 @@ def checkpointed(step: str, attempt: int = 1, **fields: Any) -> Happened:
     return _of_step(events.StepCheckpointed, step, attempt, fields)
 
 
+def published(step: str, name: str, attempt: int = 1, **fields: Any) -> Happened:
+    if "payload" in fields:
+        fields["payload"] = msgspec.Raw(msgspec.json.encode(fields["payload"]))
+    return _of_step(events.DomainPublished, step, attempt, {"name": name, **fields})
+
+
+def not_published(step: str, name: str, refusal: str, attempt: int = 1, **fields: Any) -> Happened:
+    more = {"name": name, "refusal": refusal, **fields}
+    return _of_step(events.StepDomainEventRefused, step, attempt, more)
+
+
 def skipped(step: str, **fields: Any) -> Happened:
     return Happened(events.StepSkipped, {"step_name": step, **fields})
 
@@ -354,6 +365,11 @@ def save(
         "accumulated_results": msgspec.Raw(msgspec.json.encode(accumulated_results)),
     }
     return Told(result.Checkpointed, step, attempt, given_out, {**progress, **fields})
+
+
+def say(name: str, payload: object = None, *, problem: str = "") -> result.DomainEvent:
+    """A domain event that a handler publishes."""
+    return result.DomainEvent(name=name, payload=msgspec.Raw(msgspec.json.encode(payload)), problem=problem)
 
 
 def _encoded(fields: dict[str, Any]) -> dict[str, Any]:

@@ -243,6 +243,13 @@ OUTCOMES: Final[list[result.AnyOutcome]] = [
     result.Started(**_TRY, started_at_ms=1),
     result.Success(**_TRY),
     result.Success(**_TRY, result=CONTEXT, metadata=CONTEXT, started_at_ms=1, duration_ms=0),
+    result.Success(
+        **_TRY,
+        domain_events=(
+            result.DomainEvent(name="order.paid", payload=CONTEXT),
+            result.DomainEvent(name="order.paid", problem="it is no JSON"),
+        ),
+    ),
     result.Failure(**_TRY, error_message="boom"),
     result.Failure(
         **_TRY,

@@ -9,6 +9,7 @@ import msgspec
 
 from stepweave_schemas.result import (
     DOMAIN_EVENT_BYTES_MAX,
+    DOMAIN_EVENT_NAME_CHARS_MAX,
     DOMAIN_EVENTS_BYTES_MAX,
     DOMAIN_EVENTS_MAX,
     DomainEvent,
@@ -21,7 +22,6 @@ from .telemetry import get_logger
 
 log = get_logger("stepweave.worker")
 
-_NAME_CHARS_MAX: Final = 255
 _PROBLEM_CHARS_MAX: Final = 1_000
 
 
@@ -35,7 +35,7 @@ class Publications:
 
     def add(self, name: object, payload: Any) -> None:
         """Take an event. What is wrong with it is noted; beyond `DOMAIN_EVENTS_MAX` there is one note for all."""
-        text = clean_text(name if isinstance(name, str) else repr(name), _NAME_CHARS_MAX)
+        text = clean_text(name if isinstance(name, str) else repr(name), DOMAIN_EVENT_NAME_CHARS_MAX)
         encoded, problem = _encoded(payload)
         if not isinstance(name, str) or not name:
             problem = "the name of an event is a text"
