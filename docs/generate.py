@@ -67,6 +67,13 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ("A signal's payload, in bytes of JSON", "stepweave_schemas.dispatch:RESULT_BYTES_MAX"),
     ("The cursors of one batchable step, in bytes of JSON", "stepweave_schemas.result:CURSORS_BYTES_MAX"),
     ("Batches that the Python SDK cuts for one step", "stepweave.batches:BATCHES_MAX"),
+    ("Domain events of one outcome", "stepweave_schemas.result:DOMAIN_EVENTS_MAX"),
+    ("The payload of a domain event, in bytes of JSON", "stepweave_schemas.result:DOMAIN_EVENT_BYTES_MAX"),
+    ("The same of one outcome together, in bytes", "stepweave_schemas.result:DOMAIN_EVENTS_BYTES_MAX"),
+    (
+        "Domain events that one step publishes by its template",
+        "stepweave_schemas.template.model:PUBLISHED_EVENTS_MAX",
+    ),
     ("Names of steps in the outcome of a decision", "stepweave_schemas.result:NAMES_MAX"),
     ("Names of what a failure wants undone", "stepweave_schemas.result:COMPENSATION_STEPS_MAX"),
     ("The same together, in bytes", "stepweave_schemas.result:COMPENSATION_STEPS_BYTES_MAX"),

@@ -15,6 +15,7 @@ PAGES: Final = Path(__file__).parents[2] / "docs" / "how-to"
 TRIED: Final = (
     "call-http-apis",
     "process-in-batches",
+    "publish-domain-events",
     "route-with-decisions",
     "save-progress-with-checkpoints",
     "start-child-tasks",

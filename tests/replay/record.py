@@ -388,9 +388,7 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update(
-    {**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES}
-)
+STORIES.update({**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
 
 
 # -- writing -------------------------------------------------------------------------------------

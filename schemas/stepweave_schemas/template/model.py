@@ -174,8 +174,7 @@ class PublishedEvent(DomainEvent):
     condition: EventCondition = "success"
     """How a try has to end: `failure` is any failed try, `permanent_failure` the one after which none follows."""
     payload: EventPayload = "outcome"
-    """`outcome`: published by itself, with the step's result or its error, unless the handler gives a payload.
-    `handler`: published only where the handler does so."""
+    """`outcome`: by itself, with the step's result or error as payload; `handler`: only where its handler does so."""
 
 
 class Compensation(Model):
