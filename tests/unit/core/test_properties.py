@@ -186,8 +186,10 @@ OF_DYNAMIC_WORKFLOWS = (
     "child.",
     "compensation.",
     "decision.",
+    "domain.",
     "signal.",
     "step.checkpointed",
+    "step.domain_event_refused",
     "step.skipped",
 )
 #: How often each event type occurred in the examples.
