@@ -180,13 +180,16 @@ def test_a_task_follows_the_semantics_whatever_happens(
         world.deliver_again(repeated)
 
 
-#: What no step of a plain template brings about; `test_dynamic_properties.py` has the properties of these.
+#: What no step of a plain template brings about; other tests of this folder have the properties of these.
 OF_DYNAMIC_WORKFLOWS = (
     "batch.",
     "child.",
+    "circuit.",
     "compensation.",
+    "concurrency.",
     "decision.",
     "domain.",
+    "rate.",
     "signal.",
     "step.checkpointed",
     "step.domain_event_refused",
