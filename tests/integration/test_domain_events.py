@@ -13,6 +13,7 @@ import pytest_asyncio
 from stepweave import Event, StepContext, Subscriber, step_handler
 from stepweave.messaging import Connection
 from stepweave.testing import eventually
+from stepweave_orchestrator.cli.event_feed import EventFeed
 from stepweave_schemas import subjects
 
 from .conftest import WAIT_SECONDS, System, running_system, template
@@ -106,6 +107,19 @@ async def test_from_the_handler_to_the_subscriber(system: System) -> None:
     # The environment's settings reached the handler.
     assert envelope["data"]["payload"] == {"currency": "EUR"}
     assert await signals_of(system.connection, task_id) == ["domain.order.paid", "domain.order.shown"]
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_the_command_line_follows_them_by_name(system: System, everything: bool) -> None:
+    task_id, taken = await system.started("by_hand", namespace=NAMESPACE)
+    await taken.say("success", result={"amount": 5})
+    feed = EventFeed(system.connection, pattern="domain.order.p*", everything=everything, from_start=True)
+    async with asyncio.timeout(WAIT_SECONDS), feed:
+        async for envelope in feed:
+            assert envelope.type == "domain.published"
+            assert json.loads(bytes(envelope.data))["name"] == "order.paid"
+            if envelope.task_id == task_id:
+                break
 
 
 async def test_a_worker_in_any_language(system: System) -> None:
