@@ -61,6 +61,7 @@ from .history import (
     summary,
     write,
 )
+from .operator_stories import OPERATOR_STORIES
 from .saga_stories import SAGA_STORIES
 from .stories import Stories, begun, recorder
 from .waiting_stories import WAITING_STORIES
@@ -388,7 +389,16 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update({**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
+STORIES.update(
+    {
+        **DYNAMIC_STORIES,
+        **DOMAIN_EVENT_STORIES,
+        **SAGA_STORIES,
+        **WAITING_STORIES,
+        **GATE_STORIES,
+        **OPERATOR_STORIES,
+    }
+)
 
 
 # -- writing -------------------------------------------------------------------------------------

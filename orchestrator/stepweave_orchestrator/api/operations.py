@@ -22,6 +22,7 @@ from stepweave_orchestrator.runtime.requests import (
     Create,
     CreateSeveral,
     Get,
+    Operate,
     Register,
     Results,
     ShardRouter,
@@ -42,6 +43,7 @@ from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
 from stepweave_schemas.template.value_checks import violations_text
 
+from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_payload, check_request, check_text, identity, request_digest
 from .gates import GateOperations
 
@@ -85,6 +87,12 @@ class Operations:
             "task.get": self.get_task,
             "task.list": self.list_tasks,
             "task.cancel": self.cancel_task,
+            "task.pause": self.act_on_task,
+            "task.resume": self.act_on_task,
+            "task.retry": self.act_on_task,
+            "task.give_up": self.act_on_task,
+            "task.resolve": self.act_on_task,
+            "step.update": self.update_step,
             "task.signal": self.signal_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
@@ -209,6 +217,20 @@ class Operations:
         return await self._router.call(
             shard,
             Cancel(stream_id=request.task_id, reason=request.reason, cancelled_by=request.cancelled_by),
+        )
+
+    async def act_on_task(self, request: TaskActionRequest) -> bytes:
+        """Pause, resume, retry, give up or resolve a task."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=task_command(request))
+        )
+
+    async def update_step(self, request: api.UpdateStep) -> bytes:
+        """Reset, resolve, complete or skip a step."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=step_command(request))
         )
 
     async def signal_task(self, request: api.SignalTask) -> bytes:

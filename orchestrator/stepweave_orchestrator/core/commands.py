@@ -9,6 +9,8 @@ import msgspec
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.result import AnyOutcome
 
+from .operator_commands import AnyOperatorCommand
+
 
 class Limits(NamedTuple):
     """How far a task may grow; whatever goes beyond fails the step that asks for it."""
@@ -85,4 +87,4 @@ class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
-Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOutcome
+Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOperatorCommand | AnyOutcome

@@ -50,6 +50,7 @@ from stepweave_schemas.events import (
     TaskCompleted,
     TaskCreated,
     TaskFailed,
+    TaskResolvedManually,
     TemplateRegistered,
 )
 from stepweave_schemas.mint import entropy, now_ms
@@ -78,7 +79,7 @@ STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task waits.
-_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled})
+_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled, TaskResolvedManually})
 _ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_PARENTS
 
 

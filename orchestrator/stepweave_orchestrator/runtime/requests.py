@@ -19,10 +19,12 @@ from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalT
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
 from stepweave_orchestrator.core.gates.view import gate_reply
+from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand
+from stepweave_orchestrator.core.operators import step_number
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
-from stepweave_orchestrator.core.view import task_response
+from stepweave_orchestrator.core.view import step_summary, task_response
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode
@@ -85,6 +87,12 @@ class Cancel(_OwnerRequest, frozen=True, kw_only=True, tag="cancel"):
     cancelled_by: str
 
 
+class Operate(_OwnerRequest, frozen=True, kw_only=True, tag="operate"):
+    """An operator's action on a task or a step. Answer: `api.TaskResponse`; of a step `api.UpdateStepReply`."""
+
+    command: AnyOperatorCommand
+
+
 class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
     """Tell a task what one of its steps waits for. Answer: `api.SignalReply`."""
 
@@ -130,7 +138,17 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
 
 
 OwnerRequest = (
-    Create | CreateSeveral | Get | Cancel | Signal | Results | Register | GetGate | OpenCircuit | CloseCircuit
+    Create
+    | CreateSeveral
+    | Get
+    | Cancel
+    | Operate
+    | Signal
+    | Results
+    | Register
+    | GetGate
+    | OpenCircuit
+    | CloseCircuit
 )
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
@@ -241,6 +259,8 @@ class OwnerService:
                 )
             case Cancel():
                 return await self._cancel(shard, request)
+            case Operate():
+                return await self._operate(shard, request)
             case Signal():
                 return await self._signal(shard, request)
             case Register():
@@ -307,14 +327,38 @@ class OwnerService:
             await self._query(shard, request.stream_id, self.tell_workers)
         return await self._query(shard, request.stream_id, _answer_task)
 
+    async def _operate(self, shard: int, request: Operate) -> bytes:
+        command = request.command
+        ending = await self._perform(
+            Work(
+                stream_id=request.stream_id,
+                shard=shard,
+                command=command,
+                causation_id=f"operator:{command.request_id}",
+                actor_name=f"api:{command.by}" if command.by else "api",
+                finish=_unset,
+            )
+        )
+        try:
+            done = _done(ending, request.stream_id)
+        except ApiError as error:
+            if isinstance(command, StepCommand):
+                error.details["step"] = command.step
+            raise
+        if done.changed:
+            await self._query(shard, request.stream_id, self.tell_workers)
+        if isinstance(command, StepCommand):
+            return await self._query(
+                shard, request.stream_id, lambda actor: _answer_step(actor, command.step)
+            )
+        return await self._query(shard, request.stream_id, _answer_task)
+
     def tell_workers(self, actor: Actor) -> bytes:
-        """Running handlers hear of the cancellation at once, where they listen."""
+        """Running handlers hear at once, where they listen, that somebody has ended their tries."""
         assert isinstance(actor, TaskActor)
         state = actor.state
         running = [
-            step.uuid
-            for step in state.steps
-            if step.status == "cancelled" and step.settled_by == "cancel" and step.attempt
+            step.uuid for step in state.steps if step.settled_by in ("cancel", "operator") and step.attempt
         ]
         if running:
             notice = {"task_id": state.task_id, "step_uuids": running[:1_000]}
@@ -522,7 +566,14 @@ def _done(ending: Ending, stream_id: str) -> Done:
     if isinstance(ending, Rejection):
         if ending.code == "NOT_FOUND":
             raise ApiError("NOT_FOUND", f"there is no task {stream_id}", task_id=stream_id)
-        raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
+        if ending.code == "UNKNOWN_STEP":
+            raise ApiError("NOT_FOUND", ending.reason, task_id=stream_id)
+        if ending.allowed_actions is None:
+            raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
+        allowed = list(ending.allowed_actions)
+        raise ApiError(
+            "CONFLICT", ending.reason, task_id=stream_id, state=ending.status, allowed_actions=allowed
+        )
     if isinstance(ending, Unstorable):
         raise ApiError(
             "VALIDATION_FAILED", "the event store does not take this; the orchestrator's log has the reason"
@@ -539,6 +590,18 @@ def _answer_task(actor: Actor) -> bytes:
     if len(answer) > TASK_BYTES_MAX:
         return encode(task_response(actor.state, with_steps=False))
     return answer
+
+
+def _answer_step(actor: Actor, step: str) -> bytes:
+    """A step, and its task without the steps."""
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    state = actor.state
+    return encode(
+        api.UpdateStepReply(
+            task=task_response(state, with_steps=False), step=step_summary(state, step_number(state, step))
+        )
+    )
 
 
 def _answer_signal_step(actor: Actor, signal: str) -> bytes:

@@ -29,7 +29,7 @@ from stepweave_schemas.envelope import Envelope, decode_envelopes
 
 HERE = Path(__file__).parent
 SHARDS = 4
-ENDINGS = ("task.completed", "task.failed", "task.cancelled")
+ENDINGS = ("task.completed", "task.failed", "task.cancelled", "task.resolved_manually")
 CHAIN = """
 namespace: faults
 name: {name}

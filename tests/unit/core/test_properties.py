@@ -194,6 +194,17 @@ OF_DYNAMIC_WORKFLOWS = (
     "step.checkpointed",
     "step.domain_event_refused",
     "step.skipped",
+    # Gates and operators: the one is in scenarios, the other in the dynamic properties.
+    "circuit.",
+    "concurrency.",
+    "rate.",
+    "step.completed_manually",
+    "step.reset",
+    "step.resolved_manually",
+    "task.given_up",
+    "task.paused",
+    "task.resolved_manually",
+    "task.resumed",
 )
 #: How often each event type occurred in the examples.
 SEEN: Counter[str] = Counter()

@@ -61,9 +61,8 @@ def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str
     assert paths(found, "NOT_SUPPORTED") == [path]
 
 
-def test_what_has_no_effect_is_warned_about() -> None:
-    found = unsupported(template({"handler": "h", "skippable": True}), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED", "warning") == ["steps[0].skippable"]
+def test_what_operators_may_skip_is_run() -> None:
+    assert unsupported(template({"handler": "h", "skippable": True}), "t.yaml") == ()
 
 
 @pytest.mark.parametrize(
