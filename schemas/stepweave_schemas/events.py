@@ -756,11 +756,11 @@ AnyEvent = (
     | StepResultRefused
     | StepCheckpointed
     | StepSkipped
-    | StepDomainEventRefused
-    | DomainPublished
     | StepReset
     | StepResolvedManually
     | StepCompletedManually
+    | StepDomainEventRefused
+    | DomainPublished
     | DecisionRouted
     | DecisionDeclined
     | BatchCreated
