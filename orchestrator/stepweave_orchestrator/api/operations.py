@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import msgspec
@@ -17,6 +19,7 @@ from stepweave.messaging import MessagingError
 from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
+from stepweave_orchestrator.runtime.admission import Admission
 from stepweave_orchestrator.runtime.requests import (
     Cancel,
     Create,
@@ -72,6 +75,7 @@ class Operations:
         templates: TemplateCatalogue,
         router: ShardRouter,
         streams: Streams,
+        admission: Admission,
         on_template_changed: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -80,6 +84,7 @@ class Operations:
         self._templates = templates
         self._router = router
         self._streams = streams
+        self._admission = admission
         self._on_template_changed = on_template_changed
         self._handlers: dict[str, Callable[[Any], Awaitable[bytes]]] = {
             "task.create": self.create_task,
@@ -131,8 +136,9 @@ class Operations:
 
     async def create_task(self, request: api.CreateTask) -> bytes:
         """Begin a task; answers once its first event is committed."""
-        shard, command = await self._creation(request)
-        return await self._router.call(shard, command)
+        with self._admission.taken(request.namespace):
+            shard, command = await self._creation(request)
+            return await self._router.call(shard, command)
 
     async def create_many(self, request: api.CreateMany) -> bytes:
         """Begin several tasks; each is accepted or refused on its own."""
@@ -140,10 +146,26 @@ class Operations:
             raise ApiError(
                 "BAD_REQUEST", f"{len(request.tasks)} tasks in one request, {api.CREATE_MANY_MAX} at most"
             )
+        with ExitStack() as taken:
+            refused: dict[str, ApiError] = {}
+            counts = Counter(task.namespace for task in request.tasks)
+            for namespace, count in counts.items():
+                try:
+                    taken.enter_context(self._admission.taken(namespace, count))
+                except ApiError as error:
+                    refused[namespace] = error
+            if refused and len(refused) == len(counts):
+                raise next(iter(refused.values()))
+            return await self._create_taken(request, refused)
+
+    async def _create_taken(self, request: api.CreateMany, refused: Mapping[str, ApiError]) -> bytes:
+        """Begin the tasks whose namespaces are not refused."""
         refs: list[msgspec.Raw | None] = [None] * len(request.tasks)
         by_shard: dict[int, list[tuple[int, Create]]] = {}
         for number, task in enumerate(request.tasks):
             try:
+                if task.namespace in refused:
+                    raise refused[task.namespace]
                 shard, command = await self._creation(task)
                 by_shard.setdefault(shard, []).append((number, command))
             except ApiError as error:

@@ -49,7 +49,10 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
     "stepweave.api_errors.ValidationFailed": (ExitCode.REFUSED, ""),
     "stepweave.api_errors.Unauthorized": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
     "stepweave.api_errors.Forbidden": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
-    "stepweave.api_errors.Backpressure": (ExitCode.UNAVAILABLE, "try again in a moment"),
+    "stepweave.api_errors.Backpressure": (
+        ExitCode.UNAVAILABLE,
+        "try again later; `stepweave orchestrator status` shows what is at its limit",
+    ),
     "stepweave.api_errors.ApiTimeout": (
         ExitCode.UNAVAILABLE,
         "try again; `stepweave doctor` tells what is wrong",

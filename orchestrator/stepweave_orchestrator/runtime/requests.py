@@ -7,7 +7,8 @@ where that is another process. The owner answers after the commit.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections import Counter
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -34,10 +35,10 @@ from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
+from .admission import Admission
 from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
-from .settings import Settings
 from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
@@ -48,8 +49,9 @@ REQUEST_SECONDS_MAX = 10.0
 OWNER_RETRY_SECONDS = 0.1
 #: How long the server may take to say that nothing more comes for a shard that is given up.
 CLOSE_SECONDS_MAX = 2.0
-#: Requests from other orchestrators under way at the same time.
+#: Requests from other orchestrators under way at the same time; of these so many are kept free of creates.
 CONCURRENT_REQUESTS_MAX = 5_000
+NOT_CREATES_MIN = 1_000
 #: Of what is wrong with a malformed request this much is told.
 ERROR_CHARS_MAX = 2_000
 
@@ -155,6 +157,8 @@ _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest
 TASK_BYTES_MAX = 900 * 1024
 _ERROR_PREFIX = b'{"error":'
 _NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
+#: How the requests begin that make something new.
+_CREATES = b'{"op":"create'
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
 
@@ -163,14 +167,14 @@ class OwnerService:
 
     def __init__(
         self,
-        settings: Settings,
         connection: Connection,
         owner: OwnerLoop,
         templates: TemplateCatalogue,
         metrics: Metrics,
         shard_count: int,
+        admission: Admission,
     ) -> None:
-        self._settings = settings
+        self._admission = admission
         self._connection = connection
         self._shard_count = shard_count
         self._owner = owner
@@ -198,8 +202,9 @@ class OwnerService:
         if not message.reply:
             log.warning("a request of nobody was dropped", shard=shard, size_bytes=len(message.data))
             return
-        if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
-            self._connection.send(message.reply, encode(_backpressure().body()))
+        free = CONCURRENT_REQUESTS_MAX - len(self._tasks)
+        if free <= (NOT_CREATES_MIN if message.data.startswith(_CREATES) else 0):
+            self._connection.send(message.reply, encode(too_many_requests().body()))
             return
         task = asyncio.ensure_future(self._answer(shard, message))
         self._tasks.add(task)
@@ -207,7 +212,7 @@ class OwnerService:
 
     async def _answer(self, shard: int, message: Msg) -> None:
         try:
-            answer = await self.handle(shard, self._read(shard, message.data))
+            answer = await self._take(shard, self._read(shard, message.data))
             if len(answer) > self._connection.max_payload_bytes:
                 raise ApiError(
                     "INTERNAL_ERROR", f"the answer has {len(answer)} bytes, more than NATS carries here"
@@ -234,10 +239,24 @@ class OwnerService:
                 raise ApiError("BAD_REQUEST", f"{stream_id[:100]!r} is no stream of shard {shard}")
         return request
 
+    async def _take(self, shard: int, request: OwnerRequest) -> bytes:
+        """A request of another orchestrator, whose door knows nothing of the load here: creates pass ours too."""
+        creates: tuple[Create, ...] = (request,) if isinstance(request, Create) else ()
+        if isinstance(request, CreateSeveral):
+            creates = request.tasks
+        counts = Counter(create.created.template.namespace for create in creates)
+        with ExitStack() as taken:
+            for namespace, count in counts.items():
+                taken.enter_context(self._admission.taken(namespace, count))
+            return await self.handle(shard, request)
+
     async def handle(self, shard: int, request: OwnerRequest) -> bytes:
         """Carry a request out; returns the answer's JSON. Raises `ApiError` or `ShardMoved`."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                if isinstance(request, Create | CreateSeveral):
+                    with self._admission.deciding():
+                        return await self._handle(shard, request)
                 return await self._handle(shard, request)
         except TimeoutError:
             raise ApiError(
@@ -471,8 +490,7 @@ class OwnerService:
         return ending
 
     def _submit(self, work: Work) -> asyncio.Future[Ending]:
-        if self._owner.waiting_count >= self._settings.inbox_works_max:
-            raise _backpressure()
+        # Never refused here: creates have passed the door, and the others are bounded by the requests under way.
         self._metrics.requests += 1
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         work.finish = into_future(future)
@@ -554,9 +572,13 @@ def _unset(_ending: Any) -> None:
     """Stands in until `_perform` sets the real one."""
 
 
-def _backpressure() -> ApiError:
+def too_many_requests() -> ApiError:
+    """More requests are under way than a process takes."""
     return ApiError(
-        "BACKPRESSURE", "too many requests are waiting; nothing was done", retry_after_seconds=1.0
+        "BACKPRESSURE",
+        "nothing was done, try again in 1 s: too many requests are under way",
+        retry_after_seconds=1.0,
+        reason="requests_under_way",
     )
 
 

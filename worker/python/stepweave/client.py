@@ -41,6 +41,8 @@ TRY_TIMEOUT_SECONDS: Final = 2.5
 #: come back together.
 RETRY_PAUSE_SECONDS_MIN: Final = 0.05
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
+#: Whatever a refusal says, asking again is not put off for longer.
+RETRY_AFTER_SECONDS_MAX: Final = 60.0
 #: Events may be switched off in a namespace, so waiting looks by itself too, this often.
 WAIT_POLL_SECONDS: Final = 2.0
 WATCH_POLL_SECONDS: Final = 1.0
@@ -58,7 +60,8 @@ class Client:
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are
-    minted once. Refusals raise a subclass of `ApiError`; without any answer it is `Unavailable` or `ApiTimeout`.
+    minted once. A create that is refused because too much is under way is asked for again when the answer said, and
+    raises `Backpressure` where that does not help within `timeout_seconds`. Other refusals raise a subclass of `ApiError`; without any answer it is `Unavailable` or `ApiTimeout`.
     """
 
     def __init__(
@@ -178,7 +181,8 @@ class Client:
         """Start many tasks in few round trips; each element is a mapping with the arguments of `create_task`.
 
         Each task stands on its own: the answer has, in the same order, its id or its error, also where nobody
-        answered for some of them. `timeout_seconds` is for each round trip.
+        answered for some of them. Those that are refused because too much is under way are sent again for as long
+        as `timeout_seconds`, which is the time of each round trip too.
         """
         prepared = [one if isinstance(one, api.CreateTask) else create_request(dict(one)) for one in requests]
         prepared = [one if one.task_id else msgspec.structs.replace(one, task_id=uuid7()) for one in prepared]
@@ -186,7 +190,7 @@ class Client:
         chunks = chunks_of(prepared, limit)
         slots = asyncio.Semaphore(BULK_REQUESTS_MAX)
 
-        async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+        async def send_once(chunk: list[api.CreateTask]) -> list[CreatedTask]:
             many = api.CreateMany(tasks=tuple(chunk))
             async with slots:
                 try:
@@ -201,6 +205,23 @@ class Client:
                 )
                 for one in reply.tasks
             ]
+
+        async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+            """Those that only their namespace's backlog keeps out are sent again, like a request that is refused."""
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + (self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+            answers = await send_once(chunk)
+            while refused := {
+                number: one.error for number, one in enumerate(answers) if isinstance(one.error, Backpressure)
+            }:
+                pause = max(map(_backpressure_pause, refused.values())) + RETRY_PAUSE_SECONDS_MIN
+                if loop.time() + pause >= deadline:
+                    break
+                await asyncio.sleep(pause)
+                again = await send_once([chunk[number] for number in refused])
+                for number, answer in zip(refused, again, strict=True):
+                    answers[number] = answer
+            return answers
 
         answers = await asyncio.gather(*(send(chunk) for chunk in chunks))
         return [one for answer in answers for one in answer]
@@ -617,8 +638,10 @@ class Client:
                     raise
                 failure = error
             wait = pause * random.uniform(0.5, 1.5)
-            if isinstance(failure, Backpressure) and failure.retry_after is not None:
-                wait += failure.retry_after
+            if isinstance(failure, Backpressure):
+                wait += _backpressure_pause(failure)
+                if loop.time() + wait >= deadline:
+                    failure.message += f" (given up: not within {limit:g} s)"
             if loop.time() + wait >= deadline:
                 raise failure
             await asyncio.sleep(wait)
@@ -629,6 +652,12 @@ class _UpdatedStep(msgspec.Struct):
     """What is of interest of an `api.UpdateStepReply`."""
 
     step: StepSummary
+
+
+def _backpressure_pause(refusal: Backpressure) -> float:
+    """How long to wait before asking again: what was told or somewhat more, so that not all come back at once."""
+    told = min(refusal.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
+    return told * random.uniform(1.0, 1.5)
 
 
 class _ErrorAnswer(msgspec.Struct):
