@@ -31,6 +31,7 @@ from .api_errors import (
 from .encoding import encode_json
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
 from .responses import CreatedTask, CreateTaskResponse, SignalResponse, TaskResponse, TemplateResponse
+from .schedule_calls import ScheduleCalls
 from .task_requests import checked_id, chunks_of, create_request, signal_request, template_text
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ _TERMINAL_EVENTS: Final = frozenset(
 )
 
 
-class Client:
+class Client(ScheduleCalls):
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are
