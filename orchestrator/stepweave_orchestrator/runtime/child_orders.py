@@ -36,7 +36,7 @@ from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.gate import AnyGateOrder, GateOrder
 from stepweave_schemas.identity import content_digest, is_uuid
-from stepweave_schemas.schedule_orders import ScheduleOrder
+from stepweave_schemas.schedule_orders import ScheduleOrder, StartScheduled
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
@@ -87,7 +87,7 @@ class ChildOrders:
         self._shard_of = shard_of
         self._metrics = metrics
         self._gates = GateOrders(messages, self._perform, shard_of)
-        #: For how long no child is to be started, where too much is under way.
+        #: For how long neither a child nor a scheduled task is to be started, where too much is under way.
         self._put_off = put_off
         self._schedules = ScheduleOrders(templates, self._perform, self._say, self._cancel, shard_of)
         #: Bounded by what the consumer has pulled and not acknowledged.
@@ -122,6 +122,8 @@ class ChildOrders:
                     delivered = message.metadata.num_delivered
                     await self._cancel(shard, order.task_id, order.reason, by, delivered)
                 else:
+                    if isinstance(order, StartScheduled) and (seconds := self._put_off()) is not None:
+                        raise _Later(seconds)
                     await self._schedules.carry_out(shard, order, message.metadata.num_delivered)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._metrics.messages_refused += 1

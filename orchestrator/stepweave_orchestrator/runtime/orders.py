@@ -51,8 +51,8 @@ SAID_TO_SCHEDULES: Final = frozenset(
         events.TaskCompleted.TYPE,
         events.TaskFailed.TYPE,
         events.TaskCancelled.TYPE,
-        events.TaskBlocked.TYPE,
         events.TaskResolvedManually.TYPE,
+        events.TaskBlocked.TYPE,
     }
 )
 

@@ -112,7 +112,9 @@ def test_cancel_running() -> None:
 
 
 @pytest.mark.parametrize("policy", ["skip", "buffer_one", "cancel_running"])
-@pytest.mark.parametrize("status", ["complete", "error", "cancelled", "blocked_by_failures"])
+@pytest.mark.parametrize(
+    "status", ["complete", "error", "cancelled", "resolved_manually", "blocked_by_failures"]
+)
 def test_however_a_task_ends_the_next_may_begin(policy: str, status: str) -> None:
     one = Schedule(overlap=policy)
     one.wake(FIRST)
