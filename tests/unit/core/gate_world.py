@@ -19,6 +19,15 @@ from stepweave_orchestrator.core import CancelTask, CreateTask, Moment, Plan, Re
 from stepweave_orchestrator.core.gates.circuit import CircuitState
 from stepweave_orchestrator.core.gates.slots import SlotsState
 from stepweave_orchestrator.core.holding import circuit_key, service_of
+from stepweave_orchestrator.core.operator_commands import (
+    CompleteStep,
+    OperatorCommand,
+    PauseTask,
+    ResetStep,
+    ResolveStep,
+    ResolveTask,
+    ResumeTask,
+)
 from stepweave_orchestrator.core.plan import COMPENSATION_PREFIX
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import ACTIVE, initial
@@ -109,6 +118,28 @@ class GateWorld:
         """An operator cancels a task."""
         tasks = self.tasks()
         self.do(tasks[number % len(tasks)].state.task_id, CancelTask("no need", "ada"))
+
+    def operate(self, number: int, action: str, pick: int) -> None:
+        """An operator does something to a task or to a step of it, where that is allowed."""
+        tasks = self.tasks()
+        state = tasks[number % len(tasks)].state
+        step = state.name_of(pick % len(state.steps))
+        who = {"by": "ada", "reason": "because"}
+        command: OperatorCommand
+        match action:
+            case "pause":
+                command = PauseTask(**who)
+            case "resume":
+                command = ResumeTask(**who)
+            case "reset":
+                command = ResetStep(**who, step=step)
+            case "resolve":
+                command = ResolveStep(**who, step=step)
+            case "complete":
+                command = CompleteStep(**who, step=step, result="1")
+            case _:
+                command = ResolveTask(**who)
+        self.do(state.task_id, command)
 
     def say(self, number: int, word: str) -> None:
         """A worker says something about a try; it is on its way."""
@@ -232,6 +263,9 @@ class GateWorld:
             self.settle()
             for view in range(VIEWS):
                 self.hear(view)
+            for actor in self.tasks():
+                if actor.state.phase == "paused":
+                    self.do(actor.state.task_id, ResumeTask(by="ada", reason="on with it"))
             if self.mail:
                 continue
             if self.tries:

@@ -58,6 +58,14 @@ actions = st.one_of(
     st.tuples(st.just("later"), st.sampled_from([1, 300, 1_000, 4_000, 30_000])),
     st.tuples(st.just("cancel"), number),
     st.tuples(st.just("vanish"), number),
+    st.tuples(
+        st.just("operate"),
+        number,
+        st.sampled_from(
+            ["pause", "pause", "resume", "resume", "reset", "resolve", "complete", "resolve_task"]
+        ),
+        number,
+    ),
     st.tuples(st.just("hear"), st.integers(0, VIEWS - 1)),
     st.tuples(st.just("crash"), st.sampled_from(["before_commit", "after_commit"])),
     st.tuples(st.just("settle")),
@@ -83,6 +91,8 @@ def act(world: GateWorld, action: tuple[Any, ...]) -> None:
             world.later(milliseconds)
         case ("cancel", which) if which < 12:
             world.cancel(which)
+        case ("operate", which, action, pick) if action != "resolve_task" or which < 5:
+            world.operate(which, action, pick)
         case ("vanish", which):
             world.vanish(which)
         case ("hear", view):
