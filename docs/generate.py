@@ -316,6 +316,7 @@ _OPERATION_TEXTS: Final = {
     "task.signal": "Tell a task something that one of its steps waits for, or will",
     "task.results": "What finished steps returned, in pages",
     "task.events": "A task's history, in pages",
+    "task.explain": "Why a task is where it is, in sentences, with the commands that would move it",
     "gate.list": "A page of slots, circuits or rates, from the projection",
     "gate.get": "Who holds a gate and who waits, from its actor",
     "circuit.open": "Hold the steps that need a service for a while",

@@ -44,6 +44,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "step.update": api.UpdateStepReply,
     "task.results": api.ResultsReply,
     "task.events": api.EventsReply,
+    "task.explain": api.TaskExplanation,
     "gate.list": api.GatePage,
     "gate.get": api.GateReply,
     "circuit.open": api.GateReply,

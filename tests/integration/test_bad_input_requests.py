@@ -55,6 +55,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "step.update": {"task_id": uuid7(), "step": "a", "action": {"action_type": "skip", "reason": 7}},
     "task.results": {"task_id": uuid7(), "offset": "1"},
     "task.events": {"task_id": uuid7(), "limit": None},
+    "task.explain": {"task_id": uuid7(), "step": 7},
     "gate.list": {"kind": 7},
     "gate.get": {"gate_id": 7},
     "circuit.open": {"namespace": "default", "service": "bank", "open_seconds": "long"},

@@ -48,6 +48,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_payload, check_request, check_text, identity, request_digest
+from .explanations import ExplanationOperations
 from .gates import GateOperations
 from .schedules import ScheduleOperations
 
@@ -78,6 +79,7 @@ class Operations:
         streams: Streams,
         admission: Admission,
         on_template_changed: Callable[[str], Awaitable[None]],
+        explanations: ExplanationOperations,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -115,6 +117,7 @@ class Operations:
             "circuit.open": gates.open_circuit,
             "circuit.close": gates.close_circuit,
         }
+        self._handlers |= explanations.handlers
         self._decoders = {name: msgspec.json.Decoder(kind) for name, kind in api.OPERATIONS.items()}
 
     async def answer(self, operation: str, payload: bytes) -> bytes:

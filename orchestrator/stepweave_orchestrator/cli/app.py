@@ -17,6 +17,7 @@ from . import (
     doctor,
     env,
     events,
+    explaining,
     gates,
     migrate,
     new,
@@ -74,6 +75,7 @@ app.command()(new.new)
 task_actions.add_to(task.app)
 for _noun in (task, step, template, schedule, events):
     app.add_typer(_noun.app)
+app.command("explain")(explaining.explain_task)
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):
     app.add_typer(_noun.app)

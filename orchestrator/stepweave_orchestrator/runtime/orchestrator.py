@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, JetStreamPublisher, Subscription
 from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
+from stepweave_orchestrator.api.explanations import ExplanationOperations
 from stepweave_orchestrator.api.operations import Operations
 from stepweave_orchestrator.api.service import ApiService
 from stepweave_orchestrator.core.commands import Wake
@@ -142,6 +143,7 @@ class Orchestrator:
             self.streams,
             self.load.admission,
             self._tell_template_changed,
+            ExplanationOperations(store, self.loader, self.router, connection, self.shard_count),
         )
         self.api = ApiService(connection, self.operations, self.metrics, VERSION, self.tell_load)
         self.load.requests_waiting = self.api.requests_waiting

@@ -18,7 +18,9 @@ from nats.aio.msg import Msg
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
 from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask, StreamCommand
 from stepweave_orchestrator.core.dispatching import all_result_numbers
+from stepweave_orchestrator.core.explanation import explained
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
+from stepweave_orchestrator.core.gates.standing import standing
 from stepweave_orchestrator.core.gates.view import gate_reply
 from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand
 from stepweave_orchestrator.core.operators import step_number
@@ -33,6 +35,7 @@ from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
 from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
+from stepweave_schemas.mint import now_ms
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
@@ -117,6 +120,18 @@ class GetGate(_OwnerRequest, frozen=True, kw_only=True, tag="get_gate"):
     """Who holds a gate and who waits. Answer: `api.GateReply`."""
 
 
+class Explain(_OwnerRequest, frozen=True, kw_only=True, tag="explain"):
+    """What a task, or one of its steps, waits for. Answer: `core.explanation.Explained`."""
+
+    step: str | None = None
+
+
+class AskStanding(_OwnerRequest, frozen=True, kw_only=True, tag="ask_standing"):
+    """How one stands before a gate. Answer: `core.gates.standing.Standing`."""
+
+    token: str
+
+
 class OpenCircuit(_OwnerRequest, frozen=True, kw_only=True, tag="open_circuit"):
     """Hold the steps of a service for so long. Answer: `api.GateReply`."""
 
@@ -159,6 +174,8 @@ OwnerRequest = (
     | Signal
     | Results
     | Register
+    | Explain
+    | AskStanding
     | GetGate
     | OpenCircuit
     | CloseCircuit
@@ -296,6 +313,14 @@ class OwnerService:
                 return await self._signal(shard, request)
             case Register():
                 return await self._register(shard, request)
+            case Explain():
+                return await self._query(
+                    shard, request.stream_id, lambda actor: answer_explain(actor, request.step)
+                )
+            case AskStanding():
+                return await self._query(
+                    shard, request.stream_id, lambda actor: answer_standing(actor, request.token)
+                )
             case GetGate():
                 return await self._query(shard, request.stream_id, _answer_gate)
             case OpenCircuit() | CloseCircuit():
@@ -508,10 +533,7 @@ class OwnerService:
                 finish=_unset,
             )
         )
-        answered = _done(ending, stream_id).answer
-        if answered.startswith(_ERROR_PREFIX):
-            raise read_error(answered)
-        return answered
+        return read_answer(_done(ending, stream_id).answer)
 
     async def _perform(self, work: Work) -> Ending:
         ending = await self._submit(work)
@@ -598,6 +620,13 @@ def read_error(payload: bytes) -> ApiError:
     return ApiError(body["code"], body["message"], **details)
 
 
+def read_answer(answer: bytes) -> bytes:
+    """What an actor answered; raises `ApiError` where that is an error."""
+    if answer.startswith(_ERROR_PREFIX):
+        raise read_error(answer)
+    return answer
+
+
 def _unset(_ending: Any) -> None:
     """Stands in until `_perform` sets the real one."""
 
@@ -670,6 +699,22 @@ def _answer_taken_by(actor: Actor, signal_id: str) -> bytes:
     state = actor.state
     taken = next((number for number, step in enumerate(state.steps) if step.signal_id == signal_id), None)
     return b"null" if taken is None else encode(state.name_of(taken))
+
+
+def answer_explain(actor: Actor, step: str | None) -> bytes:
+    """What a task, or one of its steps, waits for (`Explained`); an error where there is no such thing."""
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    if step is not None and actor.state.number_of(step) < 0:
+        return encode(ApiError("NOT_FOUND", f"the task has no step {step[:100]!r}").body())
+    return encode(explained(actor.state, now_ms(), step))
+
+
+def answer_standing(actor: Actor, token: str) -> bytes:
+    """How one stands before a gate (`Standing`)."""
+    if not isinstance(actor, StreamActor) or actor.kind.name not in ("slots", "circuit", "rate"):
+        return _NOT_A_GATE
+    return encode(standing(actor.state, token))
 
 
 def _answer_gate(actor: Actor) -> bytes:

@@ -332,6 +332,17 @@ class Client(ScheduleCalls):
         request = signal_request(task_id, name, payload, signal_id=signal_id, sent_by=sent_by)
         return await self._call("task.signal", request, SignalResponse, timeout_seconds)
 
+    async def explain_task(
+        self, task_id: str, *, step: str | None = None, timeout_seconds: float | None = None
+    ) -> api.TaskExplanation:
+        """Why a task is where it is: what holds it up, in sentences, with the commands that would move it.
+
+        With `step` only what that step waits for. Answers also where nobody owns the task's shard, and says so then.
+        Raises `NotFound`.
+        """
+        request = api.ExplainTask(task_id=task_id, step=step)
+        return await self._call("task.explain", request, api.TaskExplanation, timeout_seconds)
+
     async def wait_for_task(
         self, task_id: str, *, timeout_seconds: float | None = None, until_terminal: bool = False
     ) -> TaskResponse:

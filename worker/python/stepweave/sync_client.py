@@ -80,6 +80,7 @@ class SyncClient:
     give_up_task = _waiting(Client.give_up_task)
     resolve_task = _waiting(Client.resolve_task)
     signal = _waiting(Client.signal)
+    explain_task = _waiting(Client.explain_task)
     wait_for_task = _waiting(Client.wait_for_task)
     get_events = _waiting(Client.get_events)
     get_results = _waiting(Client.get_results)
