@@ -18,7 +18,14 @@ from nats.js.errors import APIError, NotFoundError
 from stepweave.messaging import Connection, MessagingError
 from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
 from stepweave_orchestrator.core.explanation import Explained, Finding, GateNeed, WorkNeed
-from stepweave_orchestrator.core.explanation_facts import ChildFact, Facts, QueueFact, ShardFact, WorkerFact
+from stepweave_orchestrator.core.explanation_facts import (
+    ChildFact,
+    Facts,
+    PauseFact,
+    QueueFact,
+    ShardFact,
+    WorkerFact,
+)
 from stepweave_orchestrator.core.explanation_text import Said, say, say_shard, summary
 from stepweave_orchestrator.core.gates.standing import Standing
 from stepweave_orchestrator.core.state import TERMINAL_STATUSES
@@ -35,8 +42,9 @@ from stepweave_orchestrator.runtime.requests import (
 )
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
-from stepweave_schemas.codec import encode
+from stepweave_schemas.codec import decode_event, encode
 from stepweave_schemas.envelope import timestamp
+from stepweave_schemas.events import TaskPaused
 from stepweave_schemas.identity import is_uuid, shard_of
 from stepweave_schemas.mint import now_ms
 
@@ -62,6 +70,9 @@ _FAILURES: Final = (
     nats.errors.Error,
     TimeoutError,
 )
+
+#: Of a paused task so many of its last events are read for who paused it.
+PAUSE_EVENTS_MAX: Final = 500
 
 T = TypeVar("T")
 
@@ -188,11 +199,13 @@ class _Explaining:
             if (need := finding.work) is not None
         }
         children = [] if of_child else [one.child_task_id for one in task.findings if one.child_task_id]
-        workers, gates, queues, kin = await asyncio.gather(
+        is_paused = any(finding.code == "paused" for finding in task.findings)
+        workers, gates, queues, kin, pause = await asyncio.gather(
             self._workers() if work else _nothing(),
             self._each(needs, self._standing),
             self._each(work, self._queue),
             self._each({child: child for child in children}, self._child),
+            self._try("who paused the task", self._pause(task)) if is_paused else _nothing(),
         )
         return Facts(
             now_ms=now_ms(),
@@ -203,6 +216,7 @@ class _Explaining:
             queues=queues,
             workers=workers,
             children=kin,
+            pause=pause,
             asks_children=not of_child,
         )
 
@@ -270,6 +284,18 @@ class _Explaining:
             "which workers are alive: NATS did not answer", present_workers(self._connection)
         )
         return None if entries is None else tuple(_workers(entries))
+
+    async def _pause(self, task: Explained) -> PauseFact | None:
+        """Who paused the task, as far as that is among its last events."""
+        records = await self._store.read_stream(
+            task.task_id, from_version=max(1, task.version - PAUSE_EVENTS_MAX), to_version=task.version
+        )
+        for record in reversed(records):
+            if record.type == TaskPaused.TYPE:
+                event = decode_event(record.data)
+                assert isinstance(event, TaskPaused)
+                return PauseFact(at_ms=record.recorded_at_ms, by=event.paused_by, reason=event.reason)
+        return None
 
     async def _standing(self, need: GateNeed) -> Standing | None:
         async def ask() -> Standing:

@@ -9,20 +9,19 @@ finding and of what was found out.
 |---|---|---|
 | `start_delayed` | the task begins later | |
 | `task_held` | the task waits for a slot | `group`, `value`, `limit` |
-| `paused` | an operator holds the task back | |
+| `paused` | an operator holds the task back | `actions`, `start_at_ms` |
 | `stale` | the task is known to stand still | `error_message`, `letter` |
 | `blocked` | nothing can run until an operator acts | `failed`, `failed_count`, `actions` |
 | `failed` | a step failed for good | `error_*`, `tries`, `actions`, `on_failure`, `blocked` |
 | `compensating` | the task is being undone | `left`, `error_message` |
 | `held_for_slot`, `held_by_circuit`, `held_by_rate` | a try waits before a gate | `group`, `value`, `limit`, `per_second` |
-| `held_while_paused` | a try came back while the task is paused | |
 | `waiting_for_signal` | a step waits for a signal | `signal`, `has_default` |
 | `waiting_for_child` | a step waits for another task | `child` |
-| `waiting_for_retry` | a step is tried again later | `error_*`, `tries` |
+| `waiting_for_retry` | a step is tried again later | `error_*`, `tries`, `actions`, `paused` |
 | `enqueued` | a try was given to the workers | `handler`, `queue`, `tries` |
 | `handed_back` | a try came back and is given out again later | `handler`, `queue`, `tries`, `times` |
 | `in_progress` | a worker has said that it runs a try | `worker_id`, `tries`, `items_processed` |
-| `batch_bounded` | no more steps of a batch may run at once | `parallelism`, `count`, `begun`, `running`, `ended` |
+| `batch_bounded` | no more steps of a batch may run at once | `parallelism`, `count`, `left`, `running`, `ended` |
 | `pending` | a step waits for others | `dependencies` |
 | `absent`, `excluded`, `done` | a step does not exist (yet), or has ended | `deciders`, `status` |
 | `clean_up` | a step could not be undone | `error_message` |
@@ -43,11 +42,13 @@ import msgspec
 from stepweave_schemas.gate import GateKind
 from stepweave_schemas.subjects import PriorityClass, priority_class
 
+from .allowed import allowed_actions, allowed_step_actions
 from .state import HIDDEN, MET, BatchState, Fault, Pass, StepState, TaskState
 
 FindingCode = Literal[
     "start_delayed",
     "task_held",
+    "paused",
     "blocked",
     "failed",
     "compensating",
@@ -150,8 +151,16 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[Finding]
 
 
+def number_named(state: TaskState, step: str) -> int:
+    """The number of a step by its name or uuid, also of one that does not exist (yet); -1 where there is none."""
+    number = state.number_of(step)
+    if number >= 0:
+        return number
+    return next((at for at, one in enumerate(state.steps) if one.uuid == step), -1)
+
+
 def explained(state: TaskState, now_ms: int, step: str | None = None) -> Explained:
-    """The findings of `explain` with what a summary needs; `step` must be one of the task's."""
+    """The findings of `explain` with what a summary needs; `step` must be one of the task's (`number_named`)."""
     ref = state.the_plan.ref
     return Explained(
         task_id=state.task_id,
@@ -164,7 +173,7 @@ def explained(state: TaskState, now_ms: int, step: str | None = None) -> Explain
         total_count=state.existing_count,
         findings=explain(state, now_ms)
         if step is None
-        else explain_step(state, state.number_of(step), now_ms),
+        else explain_step(state, number_named(state, step), now_ms),
     )
 
 
@@ -211,8 +220,10 @@ def explain_step(state: TaskState, number: int, now_ms: int) -> list[Finding]:
     if step.status == "excluded":
         return [own]
     above = _unfinished_above(state, slot)
+    batch = None if step.made_from < 0 else _batch(state, slot, state.batches[slot])
     general = [_ended(state)] if state.is_terminal else _general(state, now_ms)
-    return [*general, own, *_of_steps(state, above, FINDINGS_MAX)]
+    bounded = [] if batch is None else [batch]
+    return [*general, own, *bounded, *_of_steps(state, above, FINDINGS_MAX)]
 
 
 # -- steps -----------------------------------------------------------------------------------------
@@ -333,7 +344,13 @@ def _of_step(state: TaskState, number: int) -> Finding:
         )
     elif code == "waiting_for_retry":
         until_ms = step.due_at_ms
-        details = {"tries": _tries(state, number), **_error(step.fault)}
+        actions = [action for action in allowed_step_actions(state, number) if action == "reset_for_retry"]
+        details = {
+            "tries": _tries(state, number),
+            **_error(step.fault),
+            "paused": state.phase == "paused",
+            "actions": actions,
+        }
     elif code == "waiting_for_signal":
         signal = spec.wait_for_signal
         assert signal is not None
@@ -351,6 +368,7 @@ def _of_step(state: TaskState, number: int) -> Finding:
             **_error(step.fault),
             "on_failure": state.the_plan.on_failure,
             "blocked": state.phase == "blocked_by_failures",
+            "actions": list(allowed_step_actions(state, number)),
         }
     return Finding(
         code=code,
@@ -384,7 +402,7 @@ def _held(code: FindingCode, name: str, hold: Pass) -> Finding:
 
 def _tries(state: TaskState, number: int) -> int:
     """How many tries the step has at most."""
-    return state.spec_of(number).retry.max_attempts
+    return state.steps[number].forgiven + state.spec_of(number).retry.max_attempts
 
 
 def _error(fault: Fault | None) -> dict[str, Any]:
@@ -450,8 +468,7 @@ def _is_done(state: TaskState, slot: int) -> bool:
     """Whether what depends on a step of the plan goes on."""
     status = state.steps[slot].status
     if status == "expanded":
-        batch = state.batches[slot]
-        return bool(batch.count) and batch.succeeded + batch.failed == batch.count
+        return state.batches[slot].completed
     return status in MET or status == "excluded"
 
 
@@ -520,6 +537,8 @@ def _general(state: TaskState, now_ms: int) -> list[Finding]:
             )
         ]
     found: list[Finding] = []
+    if state.phase == "paused":
+        found.append(_paused(state))
     if state.hold is not None:
         found.append(_held("task_held", "", state.hold))
     if state.phase == "blocked_by_failures":
@@ -568,9 +587,19 @@ def _blocked(state: TaskState) -> Finding:
         details={
             "failed": [state.name_of(number) for number in state.failed[:NAMES_MAX]],
             "failed_count": len(state.failed),
+            "actions": [action for action in allowed_actions(state) if action != "pause"],
         },
         waiting_count=unreachable,
     )
+
+
+def _paused(state: TaskState) -> Finding:
+    details: dict[str, Any] = {
+        "actions": [one for one in allowed_actions(state) if one in ("resume", "cancel")]
+    }
+    if state.paused_from == "pending":
+        details["start_at_ms"] = state.start_at_ms
+    return Finding(code="paused", details=details)
 
 
 def _compensating(state: TaskState) -> Finding:
@@ -589,22 +618,27 @@ def _batches(state: TaskState) -> list[Finding]:
     """The batches of which more could run if their template let them; of many the first ones."""
     found = []
     for slot, batch in state.batches.items():
-        parallelism = state.the_plan.batch_of(slot).parallelism
-        if parallelism is not None and not batch.stopped and 0 < batch.begun < batch.count:
-            found.append(_batch(state, slot, batch, parallelism))
+        one = _batch(state, slot, batch)
+        if one is not None:
+            found.append(one)
             if len(found) == NAMES_MAX:
                 break
     return found
 
 
-def _batch(state: TaskState, slot: int, batch: BatchState, parallelism: int) -> Finding:
+def _batch(state: TaskState, slot: int, batch: BatchState) -> Finding | None:
+    """How far a batch is of which more could run; `None` where none could."""
+    parallelism = state.the_plan.batch_of(slot).parallelism
+    left = batch.count - batch.begun + len(batch.again)
+    if parallelism is None or batch.stopped or not left or not batch.running:
+        return None
     return Finding(
         code="batch_bounded",
         step=state.the_plan.steps[slot].name,
         details={
             "parallelism": parallelism,
             "count": batch.count,
-            "begun": batch.begun,
+            "left": left,
             "running": batch.running,
             "ended": batch.succeeded + batch.failed,
         },

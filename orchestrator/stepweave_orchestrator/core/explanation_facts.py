@@ -50,6 +50,14 @@ class ChildFact(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str = ""
 
 
+class PauseFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Who paused a task, when and why."""
+
+    at_ms: int
+    by: str
+    reason: str
+
+
 class ShardFact(msgspec.Struct, frozen=True, kw_only=True):
     """The shard of the task: who owns it, and whether that one answered."""
 
@@ -75,6 +83,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     #: `None`: could not be found out.
     workers: tuple[WorkerFact, ...] | None = None
     children: dict[str, ChildFact] = {}
+    #: `None`: could not be found out.
+    pause: PauseFact | None = None
     #: Whether children were asked for at all: those of a child are not.
     asks_children: bool = True
 

@@ -242,6 +242,55 @@ def _rate(finding: Finding, facts: Facts) -> Said:
     )
 
 
+def _paused(finding: Finding, facts: Facts) -> Said:
+    pause = facts.pause
+    text = "The task is paused"
+    if pause is not None:
+        text += _since(pause.at_ms, facts.now_ms)
+        text += f" by {pause.by}" if pause.by else ""
+        text += f" ({pause.reason})" if pause.reason else ""
+    text += ": nothing of it begins until it is resumed, and what runs already ends as usual."
+    start_at_ms = finding.details.get("start_at_ms")
+    if start_at_ms is not None:
+        text += f" It had not begun: its start is at {clock(start_at_ms, facts.now_ms)}."
+    return Said(code=finding.code, sentence=text, commands=_of_task(finding, facts), rank=0)
+
+
+#: What may be asked of a task, and of a step, as the command that asks for it.
+_TASK_COMMANDS: Final = {
+    "retry": "retry",
+    "resume": "resume",
+    "give_up": "give-up",
+    "resolve_manually": "resolve",
+    "cancel": "cancel",
+}
+_STEP_COMMANDS: Final = {
+    "reset_for_retry": ("reset",),
+    "resolve_manually": ("resolve",),
+    "complete_manually": ("complete", "--result", "JSON"),
+    "skip": ("skip",),
+}
+
+
+def _of_task(finding: Finding, facts: Facts) -> tuple[str, ...]:
+    """The commands for what an operator may do with the task."""
+    actions = finding.details["actions"]
+    return tuple(
+        command("task", _TASK_COMMANDS[action], facts.task_id)
+        for action in actions
+        if action in _TASK_COMMANDS
+    )
+
+
+def _of_step(finding: Finding, facts: Facts) -> tuple[str, ...]:
+    """The commands for what an operator may do with the step."""
+    found = []
+    for action in finding.details["actions"]:
+        word, *options = _STEP_COMMANDS[action]
+        found.append(command("step", word, facts.task_id, finding.step, *options))
+    return tuple(found)
+
+
 def _signal(finding: Finding, facts: Facts) -> Said:
     name = str(finding.details["signal"])
     text = f"Step {finding.step} waits for signal {name}{_since(finding.since_ms, facts.now_ms)}"
@@ -282,11 +331,11 @@ def _retry(finding: Finding, facts: Facts) -> Said:
         f"Step {finding.step} waits for its retry: try {finding.attempt} of {tries} failed{at}"
         f" with {_error_text(details)}"
     )
-    if finding.until_ms is None:
-        text += f"; try {finding.attempt + 1} begins once the task goes on."
+    if details["paused"] or finding.until_ms is None:
+        text += f"; try {finding.attempt + 1} begins once the task is resumed."
     else:
         text += f"; try {finding.attempt + 1} begins {_due(finding.until_ms, facts.now_ms)}."
-    return Said(code=finding.code, sentence=text)
+    return Said(code=finding.code, sentence=text, commands=_of_step(finding, facts))
 
 
 def _tried(finding: Finding) -> str:
@@ -381,7 +430,7 @@ def _is_alive(worker_id: str, workers: Iterable[WorkerFact]) -> bool:
 
 def _batch(finding: Finding, _facts: Facts) -> Said:
     details = finding.details
-    left = details["count"] - details["begun"]
+    left = details["left"]
     return Said(
         code=finding.code,
         sentence=(
@@ -402,7 +451,7 @@ def _failed(finding: Finding, facts: Facts) -> Said:
             "fail": "fails",
         }.get(str(details["on_failure"]), "is blocked until an operator acts")
         text += f" What does not depend on it goes on; after that the task {then}."
-    return Said(code=finding.code, sentence=text)
+    return Said(code=finding.code, sentence=text, commands=_of_step(finding, facts))
 
 
 def _blocked(finding: Finding, facts: Facts) -> Said:
@@ -418,7 +467,7 @@ def _blocked(finding: Finding, facts: Facts) -> Said:
             f"The task is blocked{_since(finding.since_ms, facts.now_ms)}: {counted(details['failed_count'], 'step')} failed for good"
             f" ({failed}){behind}, and nothing can run until somebody acts."
         ),
-        commands=(command("task", "cancel", facts.task_id),),
+        commands=_of_task(finding, facts),
         rank=0,
     )
 
@@ -532,6 +581,7 @@ def _more(finding: Finding, facts: Facts) -> Said:
 _SAYING: Final[dict[str, Callable[[Finding, Facts], Said]]] = {
     "start_delayed": _start_delayed,
     "task_held": _slots,
+    "paused": _paused,
     "blocked": _blocked,
     "failed": _failed,
     "compensating": _compensating,

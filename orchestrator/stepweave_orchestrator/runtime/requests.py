@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
 from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask, StreamCommand
 from stepweave_orchestrator.core.dispatching import all_result_numbers
-from stepweave_orchestrator.core.explanation import explained
+from stepweave_orchestrator.core.explanation import explained, number_named
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
 from stepweave_orchestrator.core.gates.standing import standing
 from stepweave_orchestrator.core.gates.view import gate_reply
@@ -705,7 +705,7 @@ def answer_explain(actor: Actor, step: str | None) -> bytes:
     """What a task, or one of its steps, waits for (`Explained`); an error where there is no such thing."""
     if not isinstance(actor, TaskActor):
         return _NOT_A_TASK
-    if step is not None and actor.state.number_of(step) < 0:
+    if step is not None and number_named(actor.state, step) < 0:
         return encode(ApiError("NOT_FOUND", f"the task has no step {step[:100]!r}").body())
     return encode(explained(actor.state, now_ms(), step))
 

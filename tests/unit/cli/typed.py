@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from stepweave_orchestrator.cli.app import run
+from stepweave_orchestrator.cli.app import PROGRAM, command, run
 
 #: How long a command of ours may take on a busy machine.
 PATIENCE_SECONDS = 60.0
@@ -66,6 +67,21 @@ async def typed_process(url: str, *words: str) -> Answer:
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     assert process.returncode is not None
     return Answer(process.returncode, out.decode(), err.decode())
+
+
+def parsed(line: str) -> None:
+    """Read a command line as the program does, without running it; fails where there is no such command or option."""
+    program, *words = shlex.split(line)
+    assert program == PROGRAM, line
+    found = command()
+    context = found.make_context(PROGRAM, list(words), resilient_parsing=True)
+    while hasattr(found, "resolve_command"):
+        name, found, words = found.resolve_command(context, words)
+        assert found is not None, f"no such command: {line}"
+        # A group leaves what follows its own options to its commands; a command must take all.
+        context = found.make_context(
+            name, list(words), parent=context, resilient_parsing=hasattr(found, "resolve_command")
+        )
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:

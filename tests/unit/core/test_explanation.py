@@ -7,11 +7,14 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from tests.unit.cli.typed import parsed
 
+from stepweave_orchestrator.core import Moment, decide, evolve
 from stepweave_orchestrator.core.explanation import FINDINGS_MAX, Explained, Finding, explained
 from stepweave_orchestrator.core.explanation_facts import (
     ChildFact,
     Facts,
+    PauseFact,
     QueueFact,
     ShardFact,
     WorkerFact,
@@ -26,6 +29,7 @@ from stepweave_orchestrator.core.explanation_text import (
     summary,
 )
 from stepweave_orchestrator.core.gates.standing import Holding, Standing
+from stepweave_orchestrator.core.operator_commands import PauseTask, ResolveTask
 
 from .scenario import (
     T0_MS,
@@ -41,6 +45,7 @@ from .scenario import (
     created,
     cut,
     entered,
+    entropy,
     fail,
     fail_for_good,
     given,
@@ -68,6 +73,7 @@ class Known:
     queue: QueueFact | None = None
     workers: tuple[WorkerFact, ...] | None = None
     children: dict[str, ChildFact] = field(default_factory=dict)
+    pause: PauseFact | None = None
     shard: ShardFact = SHARD
     asks_children: bool = True
 
@@ -99,6 +105,7 @@ def facts_for(scenario: Scenario, task: Explained, known: Known) -> Facts:
         queues=queues,
         workers=known.workers,
         children=known.children,
+        pause=known.pause,
         asks_children=known.asks_children,
     )
 
@@ -108,7 +115,10 @@ def told(scenario: Scenario, known: Known | None = None, named: str | None = Non
     known = known or Known()
     task = findings(scenario, named, known.later_ms)
     facts = facts_for(scenario, task, known)
-    return [say(finding, facts) for finding in task.findings]
+    said = [say(finding, facts) for finding in task.findings]
+    for line in (line for one in said for line in one.commands):
+        parsed(line)
+    return said
 
 
 def only(scenario: Scenario, known: Known | None = None, named: str | None = None) -> Said:
@@ -168,14 +178,49 @@ def test_a_blocked_task() -> None:
             f"The task is blocked since {NOON} (less than a second): 1 step failed for good (b), 1 more step waits for"
             " that, and nothing can run until somebody acts."
         ),
-        commands=block.commands,
+        commands=tuple(
+            f"stepweave task {word} {TASK_ID}" for word in ("retry", "give-up", "resolve", "cancel")
+        ),
         rank=0,
     )
-    assert f"stepweave task cancel {TASK_ID}" in block.commands
     assert failed.code == "failed"
     assert failed.sentence == (
         f"Step b failed for good at {NOON}, try 1 of 3, with NO_FUNDS (boom). 1 more step waits for it."
     )
+    assert failed.commands == (
+        f"stepweave step reset {TASK_ID} b",
+        f"stepweave step resolve {TASK_ID} b",
+        f"stepweave step complete {TASK_ID} b --result JSON",
+    )
+    skippable = begun(compiled(step("a", skippable=True))).run(fail_for_good("a"))
+    assert told(skippable)[1].commands[-1] == f"stepweave step skip {TASK_ID} a"
+
+
+def test_a_paused_task() -> None:
+    scenario = begun(diamond()).run(
+        succeed("a"), start("b"), fail("c"), PauseTask(reason="too late", by="ada")
+    )
+    pause = PauseFact(at_ms=T0_MS, by="ada", reason="too late")
+    paused, retried, running = told(scenario, Known(later_ms=5_000, pause=pause))
+    assert paused == Said(
+        code="paused",
+        sentence=(
+            f"The task is paused since {NOON} (5 s) by ada (too late): nothing of it begins until it is resumed, and what"
+            " runs already ends as usual."
+        ),
+        commands=(f"stepweave task resume {TASK_ID}", f"stepweave task cancel {TASK_ID}"),
+        rank=0,
+    )
+    assert running.code == "in_progress"
+    assert "; try 2 begins once the task is resumed." in retried.sentence
+    assert told(scenario)[0].sentence.startswith("The task is paused: nothing of it begins")
+    before, *_ = told(scenario, named="d")
+    assert before.code == "paused"
+
+
+def test_a_task_that_is_paused_before_its_start() -> None:
+    scenario = entered(one_step(), start_at_ms=T0_MS + 3_600_000).run(PauseTask(reason="", by="ada"))
+    assert only(scenario).sentence.endswith("It had not begun: its start is at 13:00:00 UTC.")
 
 
 def test_a_failure_while_others_run() -> None:
@@ -214,6 +259,8 @@ def test_tasks_that_have_ended() -> None:
     assert only(scenario).sentence.startswith(
         f"The task ended in cancelled at {NOON}, less than a second ago"
     )
+    scenario = begun(one_step()).run(ResolveTask(reason="done by hand", by="ada"))
+    assert ": done by hand." in only(scenario).sentence
     scenario = begun(one_step(on_failure="fail")).run(fail_for_good("a", error_code="NO_FUNDS"))
     assert only(scenario) == Said(
         code="ended",
@@ -340,7 +387,10 @@ def test_a_step_that_waits_for_its_retry() -> None:
     scenario.run(fail("charge", error_type="timeout", error_code="TIMEOUT", error_message="no answer"))
     scenario.state.steps[0].due_at_ms = scenario.now_ms + 30_000
     said = only(scenario, Known(later_ms=9_000))
-    assert said.code == "waiting_for_retry"
+    assert (said.code, said.commands) == (
+        "waiting_for_retry",
+        (f"stepweave step reset {TASK_ID} charge",),
+    )
     assert said.sentence == (
         "Step charge waits for its retry: try 1 of 3 failed at 12:01:03 UTC with TIMEOUT (no answer); try 2 begins at"
         " 12:01:33 UTC, in 21 s. 2 more steps wait for it."
@@ -542,7 +592,13 @@ def test_an_explanation_is_bounded() -> None:
     """Ten thousand steps that wait are told in a few sentences, and looked at once."""
     width = 5_000
     texts = [f"s{number}" for number in range(width)] + [f"t{number}: s{number}" for number in range(width)]
-    scenario = begun(compiled(*texts))
+    plan = compiled(*texts)
+    scenario = Scenario(plan)
+    decision = decide(scenario.state, create(plan), Moment(T0_MS, entropy(1)))
+    assert isinstance(decision, list)
+    # Without the scenario's checks, which look at every step after every event.
+    for event in decision:
+        evolve(scenario.state, event, T0_MS)
     found = findings(scenario).findings
     assert len(found) == FINDINGS_MAX + 1
     assert found[-1] == Finding(code="more", details={"enqueued": width - FINDINGS_MAX})
@@ -612,6 +668,8 @@ def test_an_explanation_is_bounded() -> None:
 def test_the_shard(fact: ShardFact, wanted: Said | None) -> None:
     facts = Facts(now_ms=T0_MS, task_id=TASK_ID, namespace="tests", shard=fact)
     assert say_shard(facts, is_over=False) == wanted
+    for line in wanted.commands if wanted is not None else ():
+        parsed(line)
 
 
 def test_the_summary() -> None:

@@ -352,6 +352,7 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
+    "task.explain": [api.ExplainTask(task_id=TASK_ID), api.ExplainTask(task_id=TASK_ID, step="greet")],
     "gate.list": [api.ListGates(kind="slots"), api.ListGates(kind="circuit", status=("open",), page=2)],
     "gate.get": [api.GetGate(gate_id=TASK_ID)],
     "circuit.open": [api.OpenCircuit(namespace="default", service="bank", open_seconds=0.5, reason="moved")],
@@ -512,6 +513,33 @@ _LISTED_SCHEDULE: Final = api.ScheduleListItem(
     next_at="2026-01-01T05:00:00.000Z",
 )
 
+_EXPLANATION = api.TaskExplanation(
+    task_uuid=TASK_ID,
+    status="waiting_for_retry",
+    summary="default/greeting:1.0.0 is waiting_for_retry, 0 of 1 step done. Step greet waits for its retry.",
+    findings=(
+        api.ExplanationItem(
+            code="waiting_for_retry",
+            sentence="Step greet waits for its retry.",
+            commands=(f"stepweave step reset {TASK_ID} greet",),
+            step="greet",
+            since=timestamp(0),
+            until=None,
+            alike_count=0,
+            waiting_count=1,
+            undecided_count=0,
+            details={"error_code": "BUSY", "tries": 3},
+        ),
+    ),
+    shard=api.ExplainedShard(
+        shard=3, owner="orchestrator-1", lease_seconds=12.5, answered=True, commands_waiting=None
+    ),
+    from_ledger=False,
+    unknown=("which workers are alive: NATS did not answer",),
+    stream_version=4,
+    explained_at=timestamp(0),
+)
+
 REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.create": [api.CreateTaskReply(task=_TASK_RESPONSE, replayed=True)],
     "task.create_many": [
@@ -537,6 +565,7 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "step.update": [api.UpdateStepReply(task=_TASK_RESPONSE, step=_SUMMARY)],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
+    "task.explain": [_EXPLANATION],
     "gate.list": [api.GatePage(gates=(_GATE_ITEM,), has_next=True)],
     "gate.get": [_GATE_REPLY],
     "circuit.open": [_GATE_REPLY],
