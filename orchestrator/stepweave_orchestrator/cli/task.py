@@ -160,6 +160,8 @@ def get(
             ((step, _json(result)) for step, result in found.items()),
             empty="no step has returned anything yet",
         )
+    if not task.is_terminal:
+        progress(f"why it is where it is: stepweave explain {task.task_uuid}")
     signals = sorted({step.waiting_for_signal for step in task.steps if step.waiting_for_signal})
     for signal in signals[:_HINTS_MAX]:
         progress(f"send it with: stepweave task signal {task.task_uuid} {signal} --payload JSON")

@@ -46,6 +46,7 @@ behind it, once.
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
 | `view` | the task as callers see it |
+| `explanation`, `explanation_facts`, `explanation_text` | why it is where it is: what the state says, what is known besides, in words |
 | `template_stream` | the same pattern for a template's versions |
 | `schedules` | the same pattern for what starts tasks by the clock |
 | `snapshot` | a state as bytes and back |

@@ -29,6 +29,17 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     rank: int = 1
 
 
+#: What facts make of the codes of findings, and what is said of the shard.
+SHARPENED_CODES: Final = (
+    "no_worker",
+    "handler_missing",
+    "workers_busy",
+    "worker_gone",
+    "shard_unowned",
+    "shard_silent",
+    "shard_behind",
+)
+
 # -- time and names --------------------------------------------------------------------------------
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
 from tests.unit.cli.typed import parsed
 
 from stepweave_orchestrator.core import Moment, decide, evolve
-from stepweave_orchestrator.core.explanation import FINDINGS_MAX, Explained, Finding, explained
+from stepweave_orchestrator.core.explanation import FINDINGS_MAX, Explained, Finding, FindingCode, explained
 from stepweave_orchestrator.core.explanation_facts import (
     ChildFact,
     Facts,
@@ -21,6 +23,7 @@ from stepweave_orchestrator.core.explanation_facts import (
 )
 from stepweave_orchestrator.core.explanation_text import (
     BEHIND_MIN,
+    SHARPENED_CODES,
     Said,
     clock,
     say,
@@ -678,6 +681,12 @@ def test_the_summary() -> None:
     assert summary(task, "Step b runs.") == (
         "tests/scenario:1.0.0 is steps_in_process, 1 of 4 steps done. Step b runs."
     )
+
+
+def test_every_code_is_in_the_reference() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "explanations.md"
+    listed = re.findall(r"^\| `(\w+)` \|", page.read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted((*get_args(FindingCode), *SHARPENED_CODES))
 
 
 def test_times() -> None:
