@@ -115,6 +115,10 @@ def _behind(finding: Finding) -> str:
     return text
 
 
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
@@ -165,7 +169,7 @@ def _slots(finding: Finding, facts: Facts) -> Said:
         )
     if standing.place != "waiting":
         return Said(code=finding.code, sentence=f"{text}. {_on_its_way(standing)}", commands=(show,))
-    holders = _holders(standing, facts)
+    holders = _holders(standing, facts, " by ")
     text += f", and {_are_held(standing.holders_count)}{holders}. {_place(standing)}"
     others = dict.fromkeys(one.task_id for one in standing.holders if one.task_id != facts.task_id)
     return Said(
@@ -179,7 +183,8 @@ def _are_held(number: int) -> str:
     return "1 is held" if number == 1 else f"{number} are held"
 
 
-def _holders(standing: Standing, facts: Facts) -> str:
+def _holders(standing: Standing, facts: Facts, before: str) -> str:
+    """Who holds what is waited for, behind a word; nothing where nobody is known."""
     if not standing.holders:
         return ""
     names = [
@@ -187,7 +192,7 @@ def _holders(standing: Standing, facts: Facts) -> str:
         + (f" (step {one.step_name})" if one.step_name else "")
         for one in standing.holders
     ]
-    return f" by {_listed(names, standing.holders_count)}"
+    return f"{before}{_listed(names, standing.holders_count)}"
 
 
 def _place(standing: Standing) -> str:
@@ -224,7 +229,7 @@ def _circuit(finding: Finding, facts: Facts) -> Said:
             f"{counted(standing.probes_max, 'step')} will try it out {_due(standing.next_at_ms, facts.now_ms)}. "
         )
     elif standing.status == "half_open":
-        text += f": it is half open{why}. {counted(standing.holders_count, 'step')} {_are(standing.holders_count)} trying it out{_holders(standing, facts)}. "
+        text += f": it is half open{why}. {counted(standing.holders_count, 'step')} {_are(standing.holders_count)} trying it out{_holders(standing, facts, ': ')}. "
     else:
         text += ": it has closed, and those who wait are let through. "
     return Said(code=finding.code, sentence=text + _place(standing), commands=(close, show))
@@ -446,8 +451,8 @@ def _batch(finding: Finding, _facts: Facts) -> Said:
         code=finding.code,
         sentence=(
             f"Batch {finding.step} runs {details['running']:,} of its {counted(details['count'], 'step')} at once, and at most"
-            f" {details['parallelism']:,} may (batch_config.parallelism): {details['ended']:,} have ended, {left:,} wait for"
-            " their turn."
+            f" {details['parallelism']:,} may (batch_config.parallelism): {details['ended']:,} {_have(details['ended'])} ended,"
+            f" {left:,} more to come."
         ),
         rank=2,
     )

@@ -489,7 +489,7 @@ def test_a_step_that_is_held_by_a_circuit() -> None:
     holders = (Holding(task_id=OTHER_TASK, step_name="pay", since_ms=T0_MS),)
     half_open = Standing(place="waiting", status="half_open", holders=holders, holders_count=1, probes_max=1)
     assert only(scenario, Known(later_ms=5_000, standing=half_open)).sentence == (
-        f"{before}: it is half open. 1 step is trying it out by task {OTHER_TASK} (step pay). It is the next one."
+        f"{before}: it is half open. 1 step is trying it out: task {OTHER_TASK} (step pay). It is the next one."
     )
     closed = Standing(place="waiting", status="closed")
     assert (
@@ -544,8 +544,8 @@ def test_a_batch_with_a_bound() -> None:
     assert bounded == Said(
         code="batch_bounded",
         sentence=(
-            "Batch work runs 3 of its 20 steps at once, and at most 3 may (batch_config.parallelism): 1 have ended, 16 wait"
-            " for their turn."
+            "Batch work runs 3 of its 20 steps at once, and at most 3 may (batch_config.parallelism): 1 has ended, 16 more to"
+            " come."
         ),
         rank=2,
     )
