@@ -11,10 +11,12 @@ from stepweave_schemas import events
 
 from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
 from .holding import admitted, standing, task_held, with_releases
+from .dead_letters import describe
 from .outcomes import OUTCOME_DECIDERS
 from .plan import StepSpec
 from .rejection import Decision, Rejection
 from .signals import decide_signal
+from .staleness import WATCH_DECIDERS, raise_stale
 from .state import ACTIVE, TaskState
 from .tries import NAMED_STEPS_MAX, Failed, enqueued
 from .turn import Turn
@@ -148,13 +150,21 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
             return []
         return [events.TaskStarted(start_at_ms=state.start_at_ms), *_begin(state, moment)]
     turn = Turn(state, moment)
-    for number in state.due_steps(moment.now_ms):
+    due = state.due_steps(moment.now_ms)
+    if state.watch is not None:
+        ending = raise_stale(turn, steps_due=bool(due))
+        if ending is not None:
+            return _end_stale(turn, ending)
+    for number in due:
         step = state.steps[number]
         # An earlier one of them may have ended it: the batch that it belongs to was stopped.
         if turn.status_of(number) != step.status:
             continue
         if step.status == "waiting_for_retry":
             turn.again(number, step.attempt + 1)
+        elif step.status == "enqueued":
+            # A worker without its handler handed it back a while ago.
+            turn.again(number, step.attempt)
         elif step.status == "in_progress":
             turn.fail(number, _timed_out(state, number, "and its worker did not say why"))
         elif step.status == "waiting_for_child":
@@ -171,6 +181,19 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
         elif step.status == "waiting_for_signal":
             _no_signal(turn, number)
     return turn.finish() if turn.happened else []
+
+
+def _end_stale(turn: Turn, stale: events.TaskStale) -> list[events.Event]:
+    """The template says that a task which is stale does not go on."""
+    state = turn.state
+    why = describe(stale)
+    if stale.action == "cancel":
+        cancelled = _cancel(state, CancelTask(reason=why, cancelled_by="lifecycle"), turn.moment)
+        assert not isinstance(cancelled, Rejection)
+        return [*turn.happened, stale, *cancelled]
+    turn.happened += [*_give_up_children(state, why), stale]
+    turn.cut_short(why, "TASK_STALE")
+    return turn.happened
 
 
 def _timed_out(state: TaskState, number: int, why: str) -> Failed:
@@ -219,5 +242,6 @@ _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     SignalTask: decide_signal,
     Wake: _wake,
     AdmitStep: _admit,
+    **WATCH_DECIDERS,
     **OUTCOME_DECIDERS,
 }

@@ -10,6 +10,7 @@ from stepweave_schemas import events
 from stepweave_schemas.identity import step_uuid
 
 from . import saga
+from .dead_letters import begin_watching, block, follow, investigate, name_stale
 from .plan import COMPENSATION_PREFIX, worker_name
 from .signals import SIGNAL_IDS_MAX, signal_digest
 from .state import (
@@ -44,6 +45,8 @@ def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskSt
     state.events_since_snapshot += 1
     state.updated_at_ms = recorded_at_ms
     _APPLIERS[type(event)](state, event, recorded_at_ms)
+    if state.watch is not None:
+        follow(state, event, recorded_at_ms)
     return state
 
 
@@ -75,14 +78,29 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
             parent.lease_token,
             parent.result_subject,
         )
+    if state.the_plan.lifecycle is not None:
+        begin_watching(state, at_ms)
 
 
 def _task_started(state: TaskState, event: events.TaskStarted, at_ms: int) -> None:
     state.phase = "steps_in_process"
+    if state.watch is not None:
+        state.watch.began_at_ms = at_ms
 
 
 def _task_blocked(state: TaskState, event: events.TaskBlocked, at_ms: int) -> None:
     state.phase = "blocked_by_failures"
+    block(state, event, at_ms)
+
+
+def _task_stale(state: TaskState, event: events.TaskStale, at_ms: int) -> None:
+    name_stale(state, event, at_ms)
+    if event.action == "fail":
+        _cut_short(state, "cancel", at_ms)
+
+
+def _task_investigated(state: TaskState, event: events.TaskInvestigated, at_ms: int) -> None:
+    investigate(state, event, at_ms)
 
 
 def _task_completed(state: TaskState, event: events.TaskCompleted, at_ms: int) -> None:
@@ -101,10 +119,19 @@ def _task_failed(state: TaskState, event: events.TaskFailed, at_ms: int) -> None
 
 
 def _task_cancelled(state: TaskState, event: events.TaskCancelled, at_ms: int) -> None:
+    _cut_short(state, "cancel", at_ms)
+    state.phase = "cancelled"
+    state.completed_at_ms = at_ms
+    state.ending_message = event.reason
+    state.mailbox.clear()
+
+
+def _cut_short(state: TaskState, settled_by: str, at_ms: int) -> None:
+    """The task ends before its steps have: those that are not done never will be."""
     for step in state.steps:
         if step.status not in _KEPT_ON_CANCEL:
             if step.status in ACTIVE or step.status == "waiting_for_child":
-                step.settled_by = "cancel"
+                step.settled_by = settled_by
             step.status = "cancelled"
             step.due_at_ms = None
             step.updated_at_ms = at_ms
@@ -114,10 +141,6 @@ def _task_cancelled(state: TaskState, event: events.TaskCancelled, at_ms: int) -
     state.active_count = 0
     state.suspended_count = 0
     state.waiting_count = 0
-    state.phase = "cancelled"
-    state.completed_at_ms = at_ms
-    state.ending_message = event.reason
-    state.mailbox.clear()
 
 
 # -- tries -----------------------------------------------------------------------------------------
@@ -183,10 +206,12 @@ def _made_step_begins(state: TaskState, step: StepState) -> None:
 
 def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
     if step.attempt == attempt:
-        step.former_token = step.lease_token
+        step.former_token = step.lease_token or step.former_token
     elif step.attempt:
         step.earlier[step.attempt] = EarlierTry(step.lease_token, step.settled_by)
         step.former_token = ""
+        step.handed_back = 0
+        step.handed_back_since_ms = None
     step.attempt = attempt
     step.lease_token = lease_token
     step.settled_by = ""
@@ -259,8 +284,18 @@ def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None
 
 
 def _step_released(state: TaskState, event: events.StepReleased, at_ms: int) -> None:
-    # The `step.enqueued` of the same append follows and gives out a new token.
-    _step(state, event, at_ms)
+    number, step = _step(state, event, at_ms)
+    if event.retry_at_ms is None:
+        # The `step.enqueued` of the same append follows and gives out a new token.
+        return
+    _move(state, step, "enqueued")
+    step.former_token, step.lease_token = step.lease_token, ""
+    step.worker_id = ""
+    step.started_at_ms = None
+    step.handed_back += 1
+    if step.handed_back_since_ms is None:
+        step.handed_back_since_ms = at_ms
+    _set_due(state, number, step, event.retry_at_ms)
 
 
 def _step_checkpointed(state: TaskState, event: events.StepCheckpointed, at_ms: int) -> None:
@@ -623,6 +658,8 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.TaskCompleted: _task_completed,
     events.TaskFailed: _task_failed,
     events.TaskCancelled: _task_cancelled,
+    events.TaskStale: _task_stale,
+    events.TaskInvestigated: _task_investigated,
     events.StepEnqueued: _step_enqueued,
     events.StepStarted: _step_started,
     events.StepCompleted: _step_completed,

@@ -13,6 +13,7 @@ from .commands import Moment
 from .domain_events import CHECKPOINT, SUCCESS, domain_events
 from .rejection import Decision, Rejection
 from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
+from .staleness import handed_back
 from .tries import Failed, enqueued
 from .turn import Said, Turn, task_completed
 
@@ -345,6 +346,8 @@ def _released(state: TaskState, outcome: result.Released, moment: Moment) -> Dec
     if refusal is not None:
         return refusal
     step = state.steps[number]
+    if outcome.reason == result.HANDLER_MISSING:
+        return handed_back(state, number, outcome, moment)
     return [
         events.StepReleased(
             step_name=outcome.step_name,
@@ -396,14 +399,14 @@ def _current(state: TaskState, outcome: result.Outcome) -> tuple[int, Decision |
     step = state.steps[number] if number >= 0 else None
     if step is None or step.uuid != outcome.step_uuid or step.status in HIDDEN:
         return -1, Rejection("UNKNOWN_STEP", f"task {outcome.task_id} has no such step")
-    # A step that no worker was asked to run has no token, and nobody may report about it.
-    if outcome.attempt == step.attempt and step.lease_token:
-        if outcome.lease_token == step.lease_token:
+    if outcome.attempt == step.attempt:
+        # A step that no worker was asked to run has no token, and nobody may report about it.
+        if step.lease_token and outcome.lease_token == step.lease_token:
             if step.status in OPEN:
                 return number, None
             return number, _late(state, step, outcome, step.settled_by)
         if step.former_token and outcome.lease_token == step.former_token:
-            return number, Rejection("STALE", f"try {outcome.attempt} was handed back, and given out again")
+            return number, Rejection("STALE", f"try {outcome.attempt} was handed back")
     earlier = step.earlier.get(outcome.attempt)
     if earlier is not None and outcome.lease_token == earlier.lease_token:
         return number, _late(state, step, outcome, earlier.settled_by)

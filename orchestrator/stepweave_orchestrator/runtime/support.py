@@ -25,9 +25,7 @@ _BOUNDED = (
 _STEP_KEYS: dict[str, str] = {}
 #: Kept with the step, and without effect in this version.
 _INERT_STEP_KEYS = ("skippable",)
-_TASK_KEYS = {
-    "lifecycle": "lifecycle thresholds",
-}
+_TASK_KEYS: dict[str, str] = {}
 
 
 def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
