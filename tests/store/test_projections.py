@@ -303,7 +303,7 @@ async def test_dead_letters_are_listed_queued_and_counted(store: EventStore) -> 
     with pytest.raises(ValueError, match="limit"):
         await listed(limit=0)
 
-    counts = {"namespace": "payments", "name": "checkout", "count": 1, "resolved_after_ms": 0}
+    counts: dict[str, Any] = {"namespace": "payments", "name": "checkout", "count": 1, "resolved_after_ms": 0}
     assert await store.count_dead_letters() == [
         DeadLetterCount(
             **{**counts, "resolved_after_ms": 500},

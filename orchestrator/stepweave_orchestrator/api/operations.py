@@ -44,6 +44,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .creation import check_payload, check_request, check_text, identity, request_digest
 from .gates import GateOperations
+from .dead_letters import DeadLetterOperations
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
@@ -71,6 +72,7 @@ class Operations:
         router: ShardRouter,
         streams: Streams,
         on_template_changed: Callable[[str], Awaitable[None]],
+        dead_letters: DeadLetterOperations,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -88,6 +90,7 @@ class Operations:
             "task.signal": self.signal_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
+            **dead_letters.handlers,
             "template.register": self.register_template,
             "template.validate": self.validate_template,
             "template.get": self.get_template,

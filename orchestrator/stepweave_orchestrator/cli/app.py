@@ -14,6 +14,7 @@ from . import (
     bench,
     demo,
     dev,
+    dlq,
     doctor,
     env,
     events,
@@ -68,7 +69,7 @@ def _root(
 app.command()(dev.dev)
 app.command()(demo.demo)
 app.command()(new.new)
-for _noun in (task, template, events):
+for _noun in (task, dlq, template, events):
     app.add_typer(_noun.app)
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):

@@ -102,14 +102,20 @@ class InvestigateTask(msgspec.Struct, frozen=True):
 
 
 class ServedHandlers(msgspec.Struct, frozen=True):
-    """Which handlers live workers serve, by namespace and queue; a worker that serves names it does not list: `None`."""
+    """Which handlers live workers serve."""
 
-    by_queue: dict[tuple[str, str], frozenset[str] | None]
+    #: Those that they name, by namespace and queue.
+    named: dict[tuple[str, str], frozenset[str]]
+    #: The namespaces and queues with a worker that may have others besides.
+    anything: frozenset[tuple[str, str]] = frozenset()
 
-    def serves(self, namespace: str, queue: str, handler: str) -> bool:
-        """Whether a live worker may have the handler."""
-        names = self.by_queue.get((namespace, queue), frozenset())
-        return names is None or handler in names
+    def names(self, namespace: str, queue: str, handler: str) -> bool:
+        """Whether a live worker says that it has the handler."""
+        return handler in self.named.get((namespace, queue), ())
+
+    def may_serve(self, namespace: str, queue: str, handler: str) -> bool:
+        """Whether a live worker has the handler, or may have it."""
+        return (namespace, queue) in self.anything or self.names(namespace, queue, handler)
 
 
 class CheckHandlers(msgspec.Struct, frozen=True):

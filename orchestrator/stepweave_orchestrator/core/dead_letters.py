@@ -33,7 +33,15 @@ _ENDED: Final = {
 #: Events by which somebody takes a failed step for done.
 _SETTLING: Final = frozenset({"step.resolved_manually", "step.completed_manually", "step.skipped"})
 #: Fields that name who asked for what an event tells of.
-_WHO: Final = ("cancelled_by", "given_up_by", "resolved_by", "completed_by", "reset_by", "skipped_by", "resumed_by")
+_WHO: Final = (
+    "cancelled_by",
+    "given_up_by",
+    "resolved_by",
+    "completed_by",
+    "reset_by",
+    "skipped_by",
+    "resumed_by",
+)
 #: Events after which a task stands where it stood.
 _NO_CHANGE: Final = (events.TaskStale, events.TaskInvestigated, events.StepResultRefused, events.StepReleased)
 
@@ -47,6 +55,13 @@ def open_letter(state: TaskState) -> DeadLetter | None:
     """The letter of a task that is stuck now."""
     letters = state.watch.letters if state.watch is not None else []
     return letters[-1] if letters and letters[-1].is_open else None
+
+
+def newest_stale(state: TaskState) -> DeadLetter | None:
+    """The letter that the last event but those of its end has opened or changed, where that is about staleness."""
+    letters = state.watch.letters if state.watch is not None else []
+    fresh = letters and letters[-1].updated_at_ms == state.updated_at_ms
+    return letters[-1] if fresh and letters[-1].threshold and letters[-1].reason == "staleness" else None
 
 
 def begin_watching(state: TaskState, at_ms: int) -> Watch:

@@ -12,8 +12,8 @@ from stepweave_schemas import events, result
 from .commands import Moment
 from .domain_events import CHECKPOINT, SUCCESS, domain_events
 from .rejection import Decision, Rejection
-from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
 from .staleness import handed_back
+from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
 from .tries import Failed, enqueued
 from .turn import Said, Turn, task_completed
 

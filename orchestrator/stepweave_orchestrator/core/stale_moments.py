@@ -15,7 +15,7 @@ THRESHOLDS: Final = {
     "waiting_for_retry": "max_waiting_for_retry_seconds",
 }
 #: The time does not run for a task that has not begun; while it is paused nothing is raised.
-_UNWATCHED: Final = frozenset({"pending", "paused"})
+UNWATCHED: Final = frozenset({"pending", "paused"})
 
 
 def stale_at_ms(state: TaskState) -> int | None:
@@ -29,7 +29,7 @@ def stale_moments(state: TaskState) -> list[tuple[str, int, int]]:
     first."""
     watch = state.watch
     lifecycle = state.the_plan.lifecycle
-    if watch is None or lifecycle is None or state.is_terminal or state.phase in _UNWATCHED:
+    if watch is None or lifecycle is None or state.is_terminal or state.phase in UNWATCHED:
         return []
     found = []
     limit_ms = lifecycle.limit_ms(DURATION)

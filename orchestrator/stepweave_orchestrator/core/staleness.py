@@ -11,7 +11,7 @@ from stepweave_schemas.raw import raw
 from .commands import CheckHandlers, InvestigateTask, Moment
 from .dead_letters import LEFT_OPEN, letter_uuid
 from .rejection import Decision, Rejection
-from .stale_moments import DURATION, stale_moments
+from .stale_moments import DURATION, UNWATCHED, stale_moments
 from .state import ACTIVE, SUSPENDED, TaskState
 from .turn import Turn
 
@@ -59,9 +59,7 @@ def _stale(state: TaskState, threshold: str, since_ms: int, limit_ms: int, actio
                 waiting.append(state.name_of(number))
             if step.handed_back:
                 missing[state.spec_of(number).handler.callable] = None
-    return _event(
-        state, threshold, since_ms, limit_ms, action, tuple(waiting), tuple(missing)[:NAMED_MAX]
-    )
+    return _event(state, threshold, since_ms, limit_ms, action, tuple(waiting), tuple(missing)[:NAMED_MAX])
 
 
 def _event(
@@ -111,7 +109,7 @@ def handed_back(state: TaskState, number: int, outcome: result.Released, moment:
 def _check_handlers(state: TaskState, command: CheckHandlers, moment: Moment) -> Decision:
     if state.version == 0:
         return Rejection("NOT_FOUND", "there is no such task")
-    if state.is_terminal or state.status == "paused":
+    if state.is_terminal or state.phase in UNWATCHED:
         return []
     turn = Turn(state, moment)
     missing: dict[int, int] = {}
@@ -120,9 +118,10 @@ def _check_handlers(state: TaskState, command: CheckHandlers, moment: Moment) ->
         if step.status != "enqueued":
             continue
         spec = state.spec_of(number)
-        if not command.served.serves(state.the_plan.ref.namespace, spec.queue, spec.handler.callable):
+        place = (state.the_plan.ref.namespace, spec.queue, spec.handler.callable)
+        if not command.served.may_serve(*place):
             missing[number] = _waits_since_ms(state, number, moment)
-        elif not step.lease_token and given_out < GIVEN_OUT_MAX:
+        elif not step.lease_token and command.served.names(*place) and given_out < GIVEN_OUT_MAX:
             turn.again(number, step.attempt)
             given_out += 1
     stale = _missing(state, missing, moment)

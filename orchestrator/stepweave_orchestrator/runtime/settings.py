@@ -67,6 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: How many steps of a namespace may begin each second, over all orchestrators, which must agree on it; JSON, such
     #: as `{"payments": 50}`. The burst is one second's worth.
     rates_by_namespace: dict[str, float] = {}
+    #: A step whose handler no live worker serves is named after so long.
+    handler_missing_seconds: float = DEFAULT_LIMITS.handler_missing_ms / 1000
+    #: How often tasks that stand still are looked at for that.
+    handler_check_seconds: float = 30.0
     #: Overrides of this environment's templates (`environments`).
     environment: str | None = None
 
@@ -80,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"rates_by_namespace: {namespace}: expected 0.001..1000000 steps each second"
                 )
+        if not 0.05 <= self.handler_check_seconds <= 3600:
+            raise ValueError("handler_check_seconds: expected 0.05..3600")
         for name, value in self.limits()._asdict().items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1")
@@ -120,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             child_depth_max=self.child_depth_max,
             signals_kept_max=self.signals_kept_max,
             signals_kept_bytes_max=self.signals_kept_bytes_max,
+            handler_missing_ms=round(self.handler_missing_seconds * 1000),
         )
 
     def signal_level(self, namespace: str) -> SignalLevel:

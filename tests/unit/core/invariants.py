@@ -50,6 +50,7 @@ def check_state(state: TaskState) -> None:
     waiting_count = len(named("waiting_for_retry", *ACTIVE, *SUSPENDED))
     assert len(state.due) <= 2 * waiting_count + 17, "outdated wake-ups pile up"
     _check_task(state, named)
+    _check_letters(state)
 
 
 def check_counters(state: TaskState) -> None:
@@ -104,14 +105,14 @@ def _check_step(name: str, step: StepState) -> None:
     if step.worker_id != "signal" and step.status != "waiting_for_signal":
         assert not step.lease_token or step.attempt, name
     if step.status in (*ACTIVE, "waiting_for_child", "waiting_for_retry"):
-        assert step.lease_token, name
+        assert step.lease_token or _is_handed_back(step), name
     if step.status in ("pending", "skipped", *HIDDEN):
         assert (step.attempt, step.settled_by, step.due_at_ms, step.lease_token) == (0, "", None, ""), name
     if step.status in OPEN:
         assert not step.settled_by, name
     if step.status not in ("pending", "cancelled", *HIDDEN):
         assert step.unmet == 0, f"{name} ran before its dependencies"
-    if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED):
+    if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED) and not _is_handed_back(step):
         assert step.due_at_ms is None, f"{name} would be woken for nothing"
     if step.status == "waiting_for_retry":
         assert step.due_at_ms is not None, f"{name} would never be tried again"
@@ -124,6 +125,16 @@ def _check_step(name: str, step: StepState) -> None:
         done = step.status in MET and step.status != "skipped"
         assert (step.result is not None) == done, f"{name} is {step.status}; its result is {step.result}"
     assert len(set(step.refused_attempts)) == len(step.refused_attempts), f"{name}: refused twice"
+
+
+def _is_handed_back(step: StepState) -> bool:
+    """Whether a worker without its handler has handed the step back, and it is given out again later."""
+    return (
+        step.status == "enqueued"
+        and not step.lease_token
+        and step.handed_back > 0
+        and step.due_at_ms is not None
+    )
 
 
 def _check_existence(state: TaskState) -> None:
@@ -188,7 +199,49 @@ def _check_saga(state: TaskState) -> None:
 def _next_wake_ms(state: TaskState) -> int | None:
     if state.phase == "pending":
         return state.start_at_ms
-    return min((step.due_at_ms for step in state.steps if step.due_at_ms is not None), default=None)
+    moments = [step.due_at_ms for step in state.steps if step.due_at_ms is not None]
+    return min([*moments, *_stale_moments(state)], default=None)
+
+
+def _stale_moments(state: TaskState) -> list[int]:
+    """When the task will be stale, by each time of its template that is not known to be over."""
+    lifecycle, watch = state.the_plan.lifecycle, state.watch
+    if lifecycle is None or state.is_terminal:
+        return []
+    assert watch is not None, "a task with a lifecycle is not watched"
+    assert watch.status == state.status
+    stay = {
+        "steps_in_process": lifecycle.max_steps_in_process_seconds,
+        "waiting_for_retry": lifecycle.max_waiting_for_retry_seconds,
+        "waiting_for_dependencies": lifecycle.max_waiting_for_dependencies_seconds,
+    }.get(state.status)
+    found = []
+    if stay is not None and not watch.stay_raised:
+        found.append(watch.since_ms + round(stay * 1_000))
+    if lifecycle.max_duration_seconds is not None and not watch.duration_raised:
+        found.append(watch.began_at_ms + round(lifecycle.max_duration_seconds * 1_000))
+    return found
+
+
+def _check_letters(state: TaskState) -> None:
+    """A task that is stuck has one open dead letter, and one that is not has none."""
+    letters = [] if state.watch is None else state.watch.letters
+    assert (
+        [one.number for one in letters] == list(range(letters[0].number, letters[-1].number + 1))
+        if letters
+        else True
+    )
+    assert not any(one.is_open for one in letters[:-1]), "two dead letters are open"
+    for one in letters:
+        assert one.is_open == (one.resolution_status in ("pending", "investigating"))
+        assert one.opened_at_ms <= one.updated_at_ms
+    is_open = bool(letters) and letters[-1].is_open
+    if state.is_terminal:
+        assert not is_open, "a task has ended, and its dead letter has not"
+    if state.phase == "blocked_by_failures":
+        last = letters[-1]
+        assert last.reason == "failures" and last.listed
+        assert is_open or not last.closed_by_task, "a blocked task is missing in the dead letters"
 
 
 def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
@@ -201,7 +254,7 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
             assert state.done_count == state.existing_count
             assert not named("absent", "pending", *ACTIVE, *SUSPENDED), "complete, but not all of it"
         case "blocked_by_failures" | "error":
-            assert state.failed, "blocked for no reason"
+            assert state.failed or state.ending_code == "TASK_STALE", "blocked for no reason"
             assert not open_steps, "blocked while something could go on"
             assert not named("compensating")
         case "cancelled":
