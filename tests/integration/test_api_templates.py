@@ -84,7 +84,6 @@ async def test_every_problem_at_once_each_with_its_line(system: System) -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )
 async def test_what_this_version_does_not_run_is_refused_not_ignored(

@@ -124,4 +124,6 @@ class CheckHandlers(msgspec.Struct, frozen=True):
     served: ServedHandlers
 
 
-Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | InvestigateTask | CheckHandlers | AnyOutcome
+Command = (
+    CreateTask | CancelTask | SignalTask | Wake | AdmitStep | InvestigateTask | CheckHandlers | AnyOutcome
+)

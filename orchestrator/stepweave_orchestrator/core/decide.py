@@ -10,8 +10,8 @@ import msgspec
 from stepweave_schemas import events
 
 from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
-from .holding import admitted, standing, task_held, with_releases
 from .dead_letters import describe
+from .holding import admitted, standing, task_held, with_releases
 from .outcomes import OUTCOME_DECIDERS
 from .plan import StepSpec
 from .rejection import Decision, Rejection

@@ -67,7 +67,7 @@ MOVES = st.lists(
     ),
     max_size=30,
 )
-TOLD = {
+TOLD: dict[str, Any] = {
     "succeed": succeed,
     "fail": fail,
     "fail_for_good": fail_for_good,
@@ -102,7 +102,7 @@ def test_a_watched_task_keeps_its_laws(
     undoing = {"compensation": {"handler": {"callable": "undo_a"}}} if undone else {}
     plan = compiled(step("a", **undoing), "b: a", "c: a", "d: b c", lifecycle=lifecycle)
     scenario = given_events(plan)
-    start_at = {"start_at_ms": scenario.now_ms + delay_ms} if delay_ms else {}
+    start_at: dict[str, Any] = {"start_at_ms": scenario.now_ms + delay_ms} if delay_ms else {}
     scenario.run(create(plan, **start_at))
     for kind, pick, later_ms in moves:
         command = _move(scenario.later(later_ms), kind, pick)

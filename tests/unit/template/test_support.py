@@ -53,7 +53,6 @@ def test_what_runs_is_not_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )
 def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str, Any], path: str) -> None:
