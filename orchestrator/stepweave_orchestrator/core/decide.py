@@ -164,7 +164,7 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
             turn.again(number, step.attempt + 1)
         elif step.status == "enqueued":
             # A worker without its handler handed it back a while ago.
-            turn.again(number, step.attempt)
+            turn.once_more(number)
         elif step.status == "in_progress":
             turn.fail(number, _timed_out(state, number, "and its worker did not say why"))
         elif step.status == "waiting_for_child":

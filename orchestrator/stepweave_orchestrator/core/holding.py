@@ -190,6 +190,12 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
             told += [_release("", state.task_id, one, "") for one in state.passes]
             told.append(event)
             continue
+        if isinstance(event, events.TaskStale) and event.action == "fail":
+            # All steps end here; the task itself may still be undone.
+            for number, step in enumerate(state.steps):
+                if step.hold is not None or step.passes:
+                    done.add(number)
+                    told += _left(state.name_of(number), step, "")
         told.append(event)
         if isinstance(event, _ENDS_TRY):
             number = state.number_of(event.step_name)

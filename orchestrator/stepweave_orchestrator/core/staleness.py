@@ -122,7 +122,7 @@ def _check_handlers(state: TaskState, command: CheckHandlers, moment: Moment) ->
         if not command.served.may_serve(*place):
             missing[number] = _waits_since_ms(state, number, moment)
         elif not step.lease_token and command.served.names(*place) and given_out < GIVEN_OUT_MAX:
-            turn.again(number, step.attempt)
+            turn.once_more(number)
             given_out += 1
     stale = _missing(state, missing, moment)
     return turn.happened if stale is None else [stale, *turn.happened]

@@ -122,6 +122,13 @@ class Turn:
         uuid = self.state.steps[number].uuid
         self._give_out(number, spec, self.state.name_of(number), uuid, attempt)
 
+    def once_more(self, number: int) -> None:
+        """Give out the same try again, which was handed back: whatever it has to pass it has passed."""
+        step = self.state.steps[number]
+        self.leave(number, "enqueued")
+        self._active += 1
+        self.happened.append(enqueued(self.state.name_of(number), step.uuid, step.attempt, self.moment))
+
     def let_through(self, number: int, hold: Pass) -> None:
         """A gate has let a try through (its event is in `happened`): on to the next one, or to whoever runs it."""
         spec = self.state.spec_of(number)
