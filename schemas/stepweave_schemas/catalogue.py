@@ -96,7 +96,7 @@ _ENTRIES: Final = (
     _entry(
         events.TaskInvestigated,
         "task",
-        outcome=False,
+        outcome=True,
         emitted_when="Somebody changed a dead letter of the task (`dlq.update`). A repetition of what is known emits "
         "nothing.",
         state_change="none (the dead letter's resolution status)",

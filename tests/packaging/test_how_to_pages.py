@@ -21,6 +21,7 @@ TRIED: Final = (
     "start-child-tasks",
     "undo-with-compensations",
     "wait-for-signals",
+    "work-through-dead-letters",
 )
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"# template: (\S+)\n")

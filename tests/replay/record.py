@@ -63,6 +63,7 @@ from .history import (
 )
 from .saga_stories import SAGA_STORIES
 from .stories import Stories, begun, recorder
+from .stuck_stories import STUCK_STORIES
 from .waiting_stories import WAITING_STORIES
 
 #: By name: what it is about, the template, and the story.
@@ -389,6 +390,7 @@ def _under_way(made: TaskTemplate) -> Scenario:
 
 
 STORIES.update({**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
+STORIES.update({**DYNAMIC_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES, **STUCK_STORIES})
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .event_text import duration
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show
 from .running import client, run_async
@@ -276,4 +275,6 @@ def _print_entry(one: DeadLetterEntry) -> None:
 
 
 def _age(seconds: float | None) -> str:
+    from .event_text import duration
+
     return "" if seconds is None else duration(seconds * 1000)

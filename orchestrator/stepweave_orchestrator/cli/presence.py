@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Final
 
+from stepweave.api_errors import ApiError
+from stepweave.client import Client
 from stepweave.messaging import Connection
 from stepweave_orchestrator.runtime.present_workers import WorkersUnknown, present_workers
 
@@ -20,3 +23,21 @@ async def workers_present(connection: Connection) -> list[dict[str, Any]]:
             ExitCode.UNAVAILABLE,
         ) from None
     return sorted(found, key=lambda state: str(state.get("worker_id")))
+
+
+#: Of many tasks that stand still so many are looked at.
+STALE_MAX: Final = 200
+_TIMEOUT_SECONDS: Final = 3.0
+
+
+async def missing_handlers(connection: Connection) -> dict[tuple[str, str], int]:
+    """Handlers that steps wait for and nobody serves, by namespace and name: how many tasks wait.
+
+    Empty where no orchestrator answers, which is another command's to tell.
+    """
+    client = Client(connection=connection)
+    try:
+        page = await client.stale_tasks(per_page=STALE_MAX, timeout_seconds=_TIMEOUT_SECONDS)
+    except ApiError:
+        return {}
+    return Counter((entry.namespace, handler) for entry in page.entries for handler in entry.missing_handlers)

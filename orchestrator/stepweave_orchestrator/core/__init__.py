@@ -42,6 +42,8 @@ behind it, once.
 | `domain_events` | what a try publishes besides its outcome; `checks` says what values have to fit |
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
+| `stale_moments`, `staleness` | when a task has stood still for too long, and what follows |
+| `dead_letters` | the times that a task was stuck, and what became of them |
 | `view` | the task as callers see it |
 | `template_stream` | the same pattern for a template's versions |
 | `snapshot` | a state as bytes and back |

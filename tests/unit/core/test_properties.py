@@ -194,6 +194,11 @@ OF_DYNAMIC_WORKFLOWS = (
     "step.checkpointed",
     "step.domain_event_refused",
     "step.skipped",
+    "concurrency.",
+    "circuit.",
+    "rate.",
+    "task.stale",
+    "task.investigated",
 )
 #: How often each event type occurred in the examples.
 SEEN: Counter[str] = Counter()
