@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.unit.cli.typed import PATIENCE_SECONDS, Answer, clean_environment
 
 from stepweave import (
     Client,
@@ -57,6 +59,19 @@ async def start_task(client: Client, name: str, **fields: Any) -> str:
     return (await client.create_task(name, namespace=NAMESPACE, **fields)).task_uuid
 
 
+async def typed(system: System, *words: str) -> Answer:
+    """A command as a process of its own, because this one's event loop is busy with the orchestrator."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "stepweave_orchestrator.cli", *words),
+        env=clean_environment(NATS_URL=system.nats_url),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    return Answer(process.returncode or 0, out.decode(), err.decode())
+
+
 async def stale(client: Client, task_id: str) -> DeadLetterEntry | None:
     page = await client.stale_tasks(namespace=NAMESPACE, per_page=200)
     return next((entry for entry in page.entries if entry.task_uuid == task_id), None)
@@ -92,6 +107,12 @@ async def test_a_handler_that_nobody_serves_is_named_and_runs_when_its_worker_co
     assert task.step("only").missing_handler == "special"
     assert task.stuck is not None and "no worker serves special" in task.stuck
     assert (await client.list_dead_letters(namespace=NAMESPACE)).entries == ()
+
+    lists, health = await asyncio.gather(
+        typed(impatient, "worker", "list"), typed(impatient, "doctor", "--nats-url", impatient.nats_url)
+    )
+    assert "nobody serves handler special of namespace stuck: 1 task(s) wait" in lists.err
+    assert "steps wait for handlers that nobody serves: special of namespace stuck" in health.out
 
     # One that does not have it hands the step back, which costs nothing.
     async with worker(impatient, other, name="without"):
@@ -153,6 +174,17 @@ async def test_a_blocked_task_is_listed_looked_into_and_resolved(impatient: Syst
     assert found.task_snapshot.status == "blocked_by_failures"
     assert found.task_snapshot.context == {"order": 7}
     assert found.task_snapshot.step("only").error_code == "CARD_EXPIRED"
+
+    shown, listed_as_json = await asyncio.gather(
+        typed(impatient, "dlq", "show", urgent),
+        typed(impatient, "dlq", "queue", "-n", NAMESPACE, "-o", "json"),
+    )
+    assert "the card has expired" in shown.out and "the task at that moment" in shown.out
+    assert [one["task_uuid"] for one in json.loads(listed_as_json.out)["entries"]] == [urgent, plain]
+    told = await typed(
+        impatient, "dlq", "resolve", entry.dlq_entry_uuid, "--status", "investigating", "--by", "eve"
+    )
+    assert "investigating" in told.out and "eve" in told.out
 
     said = await client.update_dead_letter(
         entry.dlq_entry_uuid,
