@@ -43,8 +43,8 @@ from stepweave_schemas.template import Problem, TaskTemplate, check_template
 from stepweave_schemas.template.value_checks import violations_text
 
 from .creation import check_payload, check_request, check_text, identity, request_digest
-from .gates import GateOperations
 from .dead_letters import DeadLetterOperations
+from .gates import GateOperations
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
