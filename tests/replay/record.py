@@ -389,8 +389,16 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update({**DYNAMIC_STORIES, **DOMAIN_EVENT_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
-STORIES.update({**DYNAMIC_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES, **STUCK_STORIES})
+STORIES.update(
+    {
+        **DYNAMIC_STORIES,
+        **DOMAIN_EVENT_STORIES,
+        **SAGA_STORIES,
+        **WAITING_STORIES,
+        **GATE_STORIES,
+        **STUCK_STORIES,
+    }
+)
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -50,16 +50,6 @@ def test_what_runs_is_not_refused() -> None:
     assert out_of_bounds(loaded.template, "t.yaml") == ()
 
 
-@pytest.mark.parametrize(
-    ("fields", "step", "path"),
-    [
-    ],
-)
-def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str, Any], path: str) -> None:
-    found = unsupported(template({"handler": "h", **step}, **fields), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED") == [path]
-
-
 def test_what_has_no_effect_is_warned_about() -> None:
     found = unsupported(template({"handler": "h", "skippable": True}), "t.yaml")
     assert paths(found, "NOT_SUPPORTED", "warning") == ["steps[0].skippable"]
