@@ -35,6 +35,7 @@ from .sessions import Sessions
 from .statements import statement
 from .store import (
     DEAD_LETTER_KINDS_MAX,
+    GATE_KINDS,
     LETTERS_PER_TASK_MAX,
     PRIORITY_POINT_MS,
     Append,
@@ -415,6 +416,14 @@ class PostgresEventStore(EventStore):
         after_ms, after_id = (None, None) if after is None else (after.created_at_ms, after.task_id)
         rows = await self._on_pool("standing_tasks", list(shards), before_ms, after_ms, after_id, limit)
         return [StandingTask(*row) for row in rows]
+
+    async def held_steps(self) -> dict[str, int]:
+        """How many steps wait before gates, by namespace."""
+        return {row[0]: int(row[1]) for row in await self._on_pool("held_steps", GATE_KINDS)}
+
+    async def size_bytes(self) -> int:
+        """The size of the database; neither its write-ahead log nor what is free on its disk can be asked for."""
+        return int((await self._on_pool("size"))[0][0])
 
     async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position."""

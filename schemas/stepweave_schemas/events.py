@@ -164,6 +164,49 @@ class TaskInvestigated(Event, frozen=True, kw_only=True, tag="task.investigated"
     metadata: msgspec.Raw = NO_RAW
 
 
+# -- tasks in the hands of operators -----------------------------------------------------------------
+
+
+class TaskPaused(Event, frozen=True, kw_only=True, tag="task.paused"):
+    """Somebody holds the task back: nothing of it begins until it is resumed; tries that are out end as usual."""
+
+    reason: str
+    paused_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskResumed(Event, frozen=True, kw_only=True, tag="task.resumed"):
+    """A paused task goes on: everything that is ready begins."""
+
+    reason: str
+    resumed_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskGivenUp(Event, frozen=True, kw_only=True, tag="task.given_up"):
+    """Somebody decided that a blocked task will not complete; the `task.failed` after it ends it."""
+
+    reason: str
+    given_up_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskResolvedManually(Event, frozen=True, kw_only=True, tag="task.resolved_manually"):
+    """Somebody says that what the task was for is done; it ends, and results that come later are refused."""
+
+    task_name: str
+    namespace: str
+    reason: str
+    resolved_by: str
+    #: The steps that were dispatched or running at that moment.
+    cancelled_steps: tuple[str, ...] = ()
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
 # -- steps ---------------------------------------------------------------------------------------
 
 
@@ -273,8 +316,51 @@ class StepCheckpointed(StepEvent, frozen=True, kw_only=True, tag="step.checkpoin
 class StepSkipped(StepEvent, frozen=True, kw_only=True, tag="step.skipped"):
     """A step has nothing to do, and what depends on it goes on."""
 
-    #: `no_branches`: none of the branches that it brings together was taken.
+    #: `no_branches`: none of the branches that it brings together was taken; `operator`: somebody said so.
     reason: str
+    #: Who skipped it, and why; absent where nobody did.
+    skipped_by: str = ""
+    explanation: str = ""
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+# -- steps in the hands of operators -----------------------------------------------------------------
+
+
+class StepReset(StepEvent, frozen=True, kw_only=True, tag="step.reset"):
+    """Somebody wants a step tried again: it has all its tries anew, and goes on from its last checkpoint."""
+
+    #: The last try so far. Numbers go on; tries up to this one count no more towards `max_attempts`.
+    attempt: int
+    reason: str
+    reset_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class StepResolvedManually(StepEvent, frozen=True, kw_only=True, tag="step.resolved_manually"):
+    """Somebody says that a step counts as done, without a result; what depends on it goes on."""
+
+    #: The last try; 0 where there was none. One that is still out ends with this event.
+    attempt: int
+    reason: str
+    resolved_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class StepCompletedManually(StepEvent, frozen=True, kw_only=True, tag="step.completed_manually"):
+    """Somebody did what a step was to do, and says what its result is; what depends on it reads that."""
+
+    #: The last try; 0 where there was none. One that is still out ends with this event.
+    attempt: int
+    result: msgspec.Raw
+    metadata: msgspec.Raw = NO_RAW
+    reason: str
+    completed_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
 
 
 class StepDomainEventRefused(StepEvent, frozen=True, kw_only=True, tag="step.domain_event_refused"):
@@ -695,6 +781,10 @@ AnyEvent = (
     | TaskCancelled
     | TaskStale
     | TaskInvestigated
+    | TaskPaused
+    | TaskResumed
+    | TaskGivenUp
+    | TaskResolvedManually
     | StepEnqueued
     | StepStarted
     | StepCompleted
@@ -704,6 +794,9 @@ AnyEvent = (
     | StepResultRefused
     | StepCheckpointed
     | StepSkipped
+    | StepReset
+    | StepResolvedManually
+    | StepCompletedManually
     | StepDomainEventRefused
     | DomainPublished
     | DecisionRouted

@@ -19,6 +19,7 @@ TRIED: Final = (
     "route-with-decisions",
     "save-progress-with-checkpoints",
     "start-child-tasks",
+    "step-in-as-an-operator",
     "undo-with-compensations",
     "wait-for-signals",
     "work-through-dead-letters",

@@ -61,6 +61,7 @@ from .history import (
     summary,
     write,
 )
+from .operator_stories import OPERATOR_STORIES
 from .saga_stories import SAGA_STORIES
 from .stories import Stories, begun, recorder
 from .stuck_stories import STUCK_STORIES
@@ -397,6 +398,7 @@ STORIES.update(
         **WAITING_STORIES,
         **GATE_STORIES,
         **STUCK_STORIES,
+        **OPERATOR_STORIES,
     }
 )
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import msgspec
@@ -17,11 +19,13 @@ from stepweave.messaging import MessagingError
 from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
+from stepweave_orchestrator.runtime.admission import Admission
 from stepweave_orchestrator.runtime.requests import (
     Cancel,
     Create,
     CreateSeveral,
     Get,
+    Operate,
     Register,
     Results,
     ShardRouter,
@@ -42,6 +46,7 @@ from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
 from stepweave_schemas.template.value_checks import violations_text
 
+from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_payload, check_request, check_text, identity, request_digest
 from .dead_letters import DeadLetterOperations
 from .gates import GateOperations
@@ -71,6 +76,7 @@ class Operations:
         templates: TemplateCatalogue,
         router: ShardRouter,
         streams: Streams,
+        admission: Admission,
         on_template_changed: Callable[[str], Awaitable[None]],
         dead_letters: DeadLetterOperations,
     ) -> None:
@@ -80,6 +86,7 @@ class Operations:
         self._templates = templates
         self._router = router
         self._streams = streams
+        self._admission = admission
         self._on_template_changed = on_template_changed
         self._handlers: dict[str, Callable[[Any], Awaitable[bytes]]] = {
             "task.create": self.create_task,
@@ -87,6 +94,12 @@ class Operations:
             "task.get": self.get_task,
             "task.list": self.list_tasks,
             "task.cancel": self.cancel_task,
+            "task.pause": self.act_on_task,
+            "task.resume": self.act_on_task,
+            "task.retry": self.act_on_task,
+            "task.give_up": self.act_on_task,
+            "task.resolve": self.act_on_task,
+            "step.update": self.update_step,
             "task.signal": self.signal_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
@@ -126,8 +139,9 @@ class Operations:
 
     async def create_task(self, request: api.CreateTask) -> bytes:
         """Begin a task; answers once its first event is committed."""
-        shard, command = await self._creation(request)
-        return await self._router.call(shard, command)
+        with self._admission.taken(request.namespace):
+            shard, command = await self._creation(request)
+            return await self._router.call(shard, command)
 
     async def create_many(self, request: api.CreateMany) -> bytes:
         """Begin several tasks; each is accepted or refused on its own."""
@@ -135,10 +149,26 @@ class Operations:
             raise ApiError(
                 "BAD_REQUEST", f"{len(request.tasks)} tasks in one request, {api.CREATE_MANY_MAX} at most"
             )
+        with ExitStack() as taken:
+            refused: dict[str, ApiError] = {}
+            counts = Counter(task.namespace for task in request.tasks)
+            for namespace, count in counts.items():
+                try:
+                    taken.enter_context(self._admission.taken(namespace, count))
+                except ApiError as error:
+                    refused[namespace] = error
+            if refused and len(refused) == len(counts):
+                raise next(iter(refused.values()))
+            return await self._create_taken(request, refused)
+
+    async def _create_taken(self, request: api.CreateMany, refused: Mapping[str, ApiError]) -> bytes:
+        """Begin the tasks whose namespaces are not refused."""
         refs: list[msgspec.Raw | None] = [None] * len(request.tasks)
         by_shard: dict[int, list[tuple[int, Create]]] = {}
         for number, task in enumerate(request.tasks):
             try:
+                if task.namespace in refused:
+                    raise refused[task.namespace]
                 shard, command = await self._creation(task)
                 by_shard.setdefault(shard, []).append((number, command))
             except ApiError as error:
@@ -212,6 +242,20 @@ class Operations:
         return await self._router.call(
             shard,
             Cancel(stream_id=request.task_id, reason=request.reason, cancelled_by=request.cancelled_by),
+        )
+
+    async def act_on_task(self, request: TaskActionRequest) -> bytes:
+        """Pause, resume, retry, give up or resolve a task."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=task_command(request))
+        )
+
+    async def update_step(self, request: api.UpdateStep) -> bytes:
+        """Reset, resolve, complete or skip a step."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=step_command(request))
         )
 
     async def signal_task(self, request: api.SignalTask) -> bytes:

@@ -9,6 +9,8 @@ import msgspec
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.result import AnyOutcome
 
+from .operator_commands import AnyOperatorCommand
+
 
 class Limits(NamedTuple):
     """How far a task may grow; whatever goes beyond fails the step that asks for it."""
@@ -125,5 +127,13 @@ class CheckHandlers(msgspec.Struct, frozen=True):
 
 
 Command = (
-    CreateTask | CancelTask | SignalTask | Wake | AdmitStep | InvestigateTask | CheckHandlers | AnyOutcome
+    CreateTask
+    | CancelTask
+    | SignalTask
+    | Wake
+    | AdmitStep
+    | InvestigateTask
+    | CheckHandlers
+    | AnyOperatorCommand
+    | AnyOutcome
 )

@@ -42,8 +42,14 @@ _WHO: Final = (
     "skipped_by",
     "resumed_by",
 )
-#: Events after which a task stands where it stood.
-_NO_CHANGE: Final = (events.TaskStale, events.TaskInvestigated, events.StepResultRefused, events.StepReleased)
+#: Events after which a task stands where it stood. What becomes of a try before a gate is told by the event after it.
+_NO_CHANGE: Final = (
+    events.TaskStale,
+    events.TaskInvestigated,
+    events.StepResultRefused,
+    events.StepReleased,
+    events.GateEvent,
+)
 
 
 def letter_uuid(task_id: str, number: int) -> str:
@@ -134,6 +140,9 @@ def follow(state: TaskState, event: events.Event, at_ms: int) -> None:
     assert watch is not None
     status = state.status
     moved = status != watch.status
+    if watch.status == "paused" and moved:
+        # The time of the whole task rests while it is paused.
+        watch.began_at_ms += at_ms - watch.since_ms
     if moved or (status == "steps_in_process" and _is_change(state, event)):
         watch.status = status
         watch.since_ms = at_ms
@@ -146,6 +155,7 @@ def follow(state: TaskState, event: events.Event, at_ms: int) -> None:
     letter = watch.letters[-1]
     resolution = _resolution(state, watch, letter, event, moved)
     if resolution is not None:
+        letter.before = (letter.resolution_status, letter.resolution_notes, letter.resolved_by)
         letter.resolution_status = resolution
         letter.resolved_at_ms = letter.updated_at_ms = at_ms
         letter.closed_by_task = True
@@ -177,6 +187,14 @@ def _resolution(
     """How the letter was resolved by an event; `None` while the task is stuck."""
     if state.is_terminal:
         return _ENDED[state.phase]
+    if isinstance(event, events.TaskGivenUp):
+        # The `task.failed` after it does not say who gave up.
+        return "permanently_failed"
+    if state.phase == "compensating":
+        return None
+    if state.phase == "paused" and (letter.reason != "failures" or state.failed):
+        # It is as stuck as before, unless an operator has mended what it was stuck for.
+        return None
     if letter.reason == "failures":
         if state.phase == "blocked_by_failures":
             return None
@@ -196,8 +214,7 @@ def _opened(state: TaskState, reason: str, at_ms: int) -> DeadLetter:
         # Closed by an event of the same append, of which this is the end: it has never been otherwise.
         letter.resolved_at_ms = None
         letter.closed_by_task = False
-        letter.resolution_status = "pending"
-        letter.resolved_by = ""
+        letter.resolution_status, letter.resolution_notes, letter.resolved_by = letter.before
     if letter is None or not letter.is_open:
         letter = DeadLetter(
             number=letter.number + 1 if letter is not None else 1,

@@ -2,7 +2,8 @@
 
 The circuit comes late, so that a step that waited long for a slot does not go to a service that has failed since; the
 rate comes last, so that a turn is not kept for later. A retry passes all of them again; a try that goes on after a
-checkpoint, or was handed back, keeps what it has.
+checkpoint, or is given out again at once, keeps what it has. One that waits for a worker with its handler gives it
+back: others can use it meanwhile.
 """
 
 from __future__ import annotations
@@ -41,8 +42,20 @@ if TYPE_CHECKING:
 _ORDER: Final[tuple[GateKind, ...]] = ("concurrency", "circuit", "rate")
 #: Of a value this much tells it from others; longer ones count by their beginning.
 VALUE_CHARS_MAX: Final = 1_000
-_TERMINAL: Final = (events.TaskCompleted, events.TaskFailed, events.TaskCancelled)
-_ENDS_TRY: Final = (events.StepCompleted, events.StepRetryScheduled, events.StepFailed, events.StepSkipped)
+_TERMINAL: Final = (
+    events.TaskCompleted,
+    events.TaskFailed,
+    events.TaskCancelled,
+    events.TaskResolvedManually,
+)
+_ENDS_TRY: Final = (
+    events.StepCompleted,
+    events.StepRetryScheduled,
+    events.StepFailed,
+    events.StepSkipped,
+    events.StepResolvedManually,
+    events.StepCompletedManually,
+)
 
 
 def service_of(spec: StepSpec) -> str:
@@ -197,7 +210,8 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
                     done.add(number)
                     told += _left(state.name_of(number), step, "")
         told.append(event)
-        if isinstance(event, _ENDS_TRY):
+        ends = isinstance(event, _ENDS_TRY) or _interrupts_try(state, event)
+        if isinstance(event, events.StepEvent) and ends:
             number = state.number_of(event.step_name)
             # Steps that the same decision makes have passed nothing yet.
             if number >= 0 and number not in done:
@@ -211,6 +225,26 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
                     done.add(number)
                     told += _left(state.name_of(number), step, "")
     return told
+
+
+def _interrupts_try(state: TaskState, event: events.Event) -> bool:
+    """Whether a try is with nobody for the time being: its task is paused, or a worker did not have its handler."""
+    if isinstance(event, events.StepReleased):
+        return state.phase == "paused" or event.retry_at_ms is not None
+    return state.phase == "paused" and isinstance(event, events.StepCheckpointed)
+
+
+def lines_left(state: TaskState) -> list[events.Event]:
+    """What takes a task that is paused, and its steps, out of the lines in which they wait before gates."""
+    if not state.gated_count:
+        return []
+    left: list[events.Event] = []
+    if state.hold is not None:
+        left.append(_release("", state.task_id, state.hold, ""))
+    for number, step in enumerate(state.steps):
+        if step.status == "held":
+            left += _left(state.name_of(number), step, "")
+    return left
 
 
 def _outcome(event: events.StepEvent) -> str:

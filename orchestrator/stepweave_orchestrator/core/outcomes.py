@@ -47,7 +47,8 @@ def _success(state: TaskState, outcome: result.Success, moment: Moment) -> Decis
     if (
         not plan.swift
         or outcome.domain_events
-        or state.phase == "compensating"
+        or state.phase != "steps_in_process"
+        or state.stepped_in
         or moment.rate_per_second is not None
     ):
         return _success_of_any_kind(state, number, outcome, moment)
@@ -150,46 +151,54 @@ def _decided(state: TaskState, outcome: result.Decided, moment: Moment) -> Decis
     if refusal is not None:
         return refusal
     turn = _turn(state, number, outcome, moment)
-    fault = _fault_of_decision(state, number, outcome, moment)
+    fault = fault_of_decision(state, number, outcome, moment)
     if fault is None:
         fault = turn.misfit(number, outcome.result, outcome.worker_id)
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
-    plan = state.the_plan
-    step = state.steps[number]
-    turn.happened.append(_step_completed(step, outcome))
+    turn.happened.append(_step_completed(state.steps[number], outcome))
     turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
-    growth = turn.decided(number, [plan.index[name] for name in outcome.create_steps])
+    choose(turn, number, outcome.create_steps, outcome.reason, outcome.result)
+    return turn.finish()
+
+
+def choose(
+    turn: Turn, number: int, chosen: tuple[str, ...], reason: str, routing_context: msgspec.Raw
+) -> None:
+    """A decision that is done has chosen these steps, or none: make them exist."""
+    plan = turn.plan
+    uuid = turn.state.steps[number].uuid
+    growth = turn.decided(number, [plan.index[name] for name in chosen])
     created = tuple(plan.steps[one].name for one in growth.created)
     excluded = tuple(plan.steps[one].name for one in growth.excluded)
     turn.happened.append(
         events.DecisionRouted(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            chosen=outcome.create_steps,
+            step_name=plan.steps[number].name,
+            step_uuid=uuid,
+            chosen=chosen,
             created=created,
             excluded=excluded,
-            routing_context=outcome.result,
+            routing_context=routing_context,
         )
-        if outcome.create_steps
+        if chosen
         else events.DecisionDeclined(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            reason=outcome.reason,
+            step_name=plan.steps[number].name,
+            step_uuid=uuid,
+            reason=reason,
             created=created,
             excluded=excluded,
-            routing_context=outcome.result,
+            routing_context=routing_context,
         )
     )
     turn.grown(growth)
-    return turn.finish()
 
 
-def _fault_of_decision(
+def fault_of_decision(
     state: TaskState, number: int, outcome: result.Decided, moment: Moment
 ) -> Failed | None:
+    """What is wrong with what a decision has chosen."""
     plan, limits = state.the_plan, moment.limits
     spec = state.spec_of(number)
     if spec.type != "decision":
@@ -231,28 +240,31 @@ def _batches(state: TaskState, outcome: result.Batches, moment: Moment) -> Decis
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
-    plan = state.the_plan
-    step = state.steps[number]
-    is_no_op = not outcome.cursors
-    turn.happened.append(_step_completed(step, outcome))
+    turn.happened.append(_step_completed(state.steps[number], outcome))
     turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
+    cut(turn, number, worker, outcome.cursors, outcome.reason)
+    return turn.finish()
+
+
+def cut(turn: Turn, number: int, worker: int, cursors: tuple[msgspec.Raw, ...], reason: str) -> None:
+    """A batchable step that is done has cut these batches for a batch worker; without any, a placeholder is made."""
+    plan = turn.plan
     growth = turn.decided(number, [worker])
     turn.happened.append(
         events.BatchCreated(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
+            step_name=plan.steps[number].name,
+            step_uuid=turn.state.steps[number].uuid,
             worker_template=plan.steps[worker].name,
-            cursors=outcome.cursors,
-            is_no_op=is_no_op,
-            reason=outcome.reason,
+            cursors=cursors,
+            is_no_op=not cursors,
+            reason=reason,
             created=tuple(plan.steps[one].name for one in growth.created if one != worker),
             excluded=tuple(plan.steps[one].name for one in growth.excluded),
         )
     )
     turn.grown(growth)
-    turn.expand(worker, max(1, len(outcome.cursors)), is_no_op=is_no_op)
-    return turn.finish()
+    turn.expand(worker, max(1, len(cursors)), is_no_op=not cursors)
 
 
 def _worker_of(
@@ -348,15 +360,13 @@ def _released(state: TaskState, outcome: result.Released, moment: Moment) -> Dec
     step = state.steps[number]
     if outcome.reason == result.HANDLER_MISSING:
         return handed_back(state, number, outcome, moment)
-    return [
-        events.StepReleased(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            attempt=step.attempt,
-            worker_id=outcome.worker_id,
-        ),
-        enqueued(outcome.step_name, step.uuid, step.attempt, moment),
-    ]
+    released = events.StepReleased(
+        step_name=outcome.step_name,
+        step_uuid=step.uuid,
+        attempt=step.attempt,
+        worker_id=outcome.worker_id,
+    )
+    return _given_out_anew(state, number, [released], moment)
 
 
 def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment) -> Decision:
@@ -378,19 +388,31 @@ def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment
             ),
         )
         return turn.finish()
-    return [
-        events.StepCheckpointed(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            attempt=step.attempt,
-            worker_id=outcome.worker_id,
-            cursor=outcome.cursor,
-            items_processed=outcome.items_processed,
-            accumulated_results=outcome.accumulated_results,
-        ),
-        *domain_events(state, number, CHECKPOINT, outcome.domain_events, None, outcome.worker_id),
-        enqueued(outcome.step_name, step.uuid, step.attempt, moment),
-    ]
+    checkpointed = events.StepCheckpointed(
+        step_name=outcome.step_name,
+        step_uuid=step.uuid,
+        attempt=step.attempt,
+        worker_id=outcome.worker_id,
+        cursor=outcome.cursor,
+        items_processed=outcome.items_processed,
+        accumulated_results=outcome.accumulated_results,
+    )
+    published = domain_events(state, number, CHECKPOINT, outcome.domain_events, None, outcome.worker_id)
+    return _given_out_anew(state, number, [checkpointed, *published], moment)
+
+
+def _given_out_anew(
+    state: TaskState,
+    number: int,
+    happened: list[events.Event],
+    moment: Moment,
+) -> Decision:
+    """The same try once more; where the task is paused, when it is resumed."""
+    step = state.steps[number]
+    if state.phase == "paused":
+        return happened
+    name = state.name_of(number)
+    return [*happened, enqueued(name, step.uuid, step.attempt, moment)]
 
 
 def _current(state: TaskState, outcome: result.Outcome) -> tuple[int, Decision | None]:
@@ -430,11 +452,11 @@ def _late(state: TaskState, step: StepState, outcome: result.Outcome, settled_by
         return Rejection("DUPLICATE", f"try {outcome.attempt} was reported before")
     if outcome.attempt in step.refused_attempts:
         return Rejection("STALE", f"try {outcome.attempt} is over, and its late result is recorded")
-    if outcome.attempt != step.attempt or step.status == "waiting_for_retry":
+    if outcome.attempt != step.attempt or step.status in ("waiting_for_retry", "pending"):
         refusal = "stale_attempt"
     else:
         # A batch that was stopped cancels steps of a task that goes on.
-        ended = step.status == "cancelled" and state.phase == "cancelled"
+        ended = step.status == "cancelled" and state.phase in ("cancelled", "resolved_manually")
         refusal = "task_finished" if ended else "step_finished"
     return [
         events.StepResultRefused(

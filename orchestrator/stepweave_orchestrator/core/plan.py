@@ -147,6 +147,8 @@ class StepSpec(msgspec.Struct, frozen=True):
     publishes_events: tuple[DomainEventSpec, ...] = ()
     #: Only whether there is one matters here; it is checked by `Plan.checks`.
     result_schema: msgspec.Raw = NO_RAW
+    #: Operators may skip it.
+    skippable: bool = False
 
     @property
     def is_gated(self) -> bool:

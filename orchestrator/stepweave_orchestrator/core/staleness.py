@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from stepweave_schemas import events, result
 from stepweave_schemas.raw import raw
 
@@ -91,17 +93,18 @@ def _event(
 def handed_back(state: TaskState, number: int, outcome: result.Released, moment: Moment) -> Decision:
     """A worker does not have the handler: the try costs nothing, and waits a little for another worker."""
     step = state.steps[number]
+    released = events.StepReleased(
+        step_name=outcome.step_name,
+        step_uuid=step.uuid,
+        attempt=step.attempt,
+        worker_id=outcome.worker_id,
+        reason=outcome.reason,
+    )
+    if state.phase == "paused":
+        # It is given out again when the task is resumed.
+        return [released]
     delay_ms = min(HAND_BACK_MS_MIN * 2 ** min(step.handed_back, 30), HAND_BACK_MS_MAX)
-    happened: list[events.Event] = [
-        events.StepReleased(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            attempt=step.attempt,
-            worker_id=outcome.worker_id,
-            reason=outcome.reason,
-            retry_at_ms=moment.now_ms + delay_ms,
-        )
-    ]
+    happened: list[events.Event] = [msgspec.structs.replace(released, retry_at_ms=moment.now_ms + delay_ms)]
     stale = _missing(state, {number: _waits_since_ms(state, number, moment)}, moment)
     return happened if stale is None else [*happened, stale]
 
@@ -122,7 +125,7 @@ def _check_handlers(state: TaskState, command: CheckHandlers, moment: Moment) ->
         if not command.served.may_serve(*place):
             missing[number] = _waits_since_ms(state, number, moment)
         elif not step.lease_token and command.served.names(*place) and given_out < GIVEN_OUT_MAX:
-            turn.once_more(number)
+            turn.again(number, step.attempt)
             given_out += 1
     stale = _missing(state, missing, moment)
     return turn.happened if stale is None else [stale, *turn.happened]

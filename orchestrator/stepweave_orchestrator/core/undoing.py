@@ -91,8 +91,11 @@ class Undoing:
             by_handler.setdefault(spec.compensation.handler.callable, []).append(slot)
             batch = self._turn.batch_or_none(slot)
             if batch is not None:
-                # A placeholder has done nothing.
+                # A placeholder has done nothing; neither has a worker that an operator has settled.
                 done = bool(batch.succeeded) and not batch.is_no_op
+                if done and self._turn.stepped_in:
+                    workers = range(batch.first, batch.first + batch.count)
+                    done = any(self._turn.status_of(worker) == "complete" for worker in workers)
             else:
                 done = self._turn.status_of(slot) == "complete"
             if done:

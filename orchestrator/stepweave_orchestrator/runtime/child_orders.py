@@ -73,6 +73,7 @@ class ChildOrders:
         tell_workers: Callable[[Actor], bytes],
         shard_of: Callable[[str], int],
         metrics: Metrics,
+        put_off: Callable[[], float | None],
     ) -> None:
         self._connection = connection
         self._messages = messages
@@ -82,6 +83,8 @@ class ChildOrders:
         self._shard_of = shard_of
         self._metrics = metrics
         self._gates = GateOrders(messages, self._perform, shard_of)
+        #: For how long no child is to be started, where too much is under way.
+        self._put_off = put_off
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -132,6 +135,9 @@ class ChildOrders:
     # -- starting --------------------------------------------------------------------------------
 
     async def _start(self, shard: int, order: StartChild) -> None:
+        seconds = self._put_off()
+        if seconds is not None:
+            raise _Later(seconds)
         try:
             created, plan = await self._created(order)
         except ApiError as error:

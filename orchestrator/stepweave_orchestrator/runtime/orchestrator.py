@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,8 +22,10 @@ from stepweave_orchestrator.version import VERSION
 from stepweave_schemas import subjects
 from stepweave_schemas.events import Event, ShardAcquired, ShardReleased
 from stepweave_schemas.identity import shard_stream_id
+from stepweave_schemas.load import OrchestratorLoad
 
 from .actors import StreamActor, SystemState, TaskActor
+from .admission import GAUGES
 from .batch import Shard
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
@@ -30,6 +33,7 @@ from .consumer import CommandConsumer
 from .gate_kinds import CIRCUIT
 from .handler_watch import HandlerWatch
 from .leases import Leases
+from .load_readings import LoadReadings
 from .loading import ActorLoader
 from .metrics import Metrics
 from .owner import OwnerLoop
@@ -108,8 +112,14 @@ class Orchestrator:
         self.projector.actors = self.owner.actors
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
         self.owner.publish_tail = self._publish_tail
+        self.load = LoadReadings(settings, connection, store, self.owner, self.publisher, self.projector)
         self.service = OwnerService(
-            settings, connection, self.owner, self.templates, self.metrics, self.shard_count
+            connection,
+            self.owner,
+            self.templates,
+            self.metrics,
+            self.shard_count,
+            self.load.admission,
         )
         self.children = ChildOrders(
             connection,
@@ -119,6 +129,7 @@ class Orchestrator:
             self.service.tell_workers,
             self.loader.shard_of,
             self.metrics,
+            self.load.admission.own_work_waits,
         )
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
@@ -131,11 +142,13 @@ class Orchestrator:
             self.templates,
             self.router,
             self.streams,
+            self.load.admission,
             self._tell_template_changed,
             DeadLetterOperations(store, self.loader, self.router, self.shard_count),
         )
         self.handler_watch = HandlerWatch(settings, store, connection, self.owner, self.metrics)
-        self.api = ApiService(connection, self.operations, self.metrics, VERSION)
+        self.api = ApiService(connection, self.operations, self.metrics, VERSION, self.tell_load)
+        self.load.requests_waiting = self.api.requests_waiting
         self.leases = Leases(
             settings,
             store,
@@ -171,9 +184,20 @@ class Orchestrator:
                 "commands_waiting": lambda: self.owner.waiting_count,
                 "publish_backlog_events": lambda: self.publisher.backlog_events,
                 "timers": lambda: len(self.timers),
+                "creates_admitted": lambda: self.load.admission.admitted_count,
+                "creates_refused": lambda: self.load.admission.refused_count,
+                "admission_gauges_closed": lambda: self.load.admission.closed_count,
+                **{f"load.{name}": partial(self._gauge, name) for name in GAUGES},
             }
         )
         log.info("orchestrator is up", owner=settings.owner, shards=sorted(self.owner.shards))
+
+    def _gauge(self, name: str) -> int:
+        return round(self.load.admission.reading(name))
+
+    def tell_load(self) -> OrchestratorLoad:
+        """What is under way here, and whether more is taken."""
+        return self.load.admission.load(self.settings.owner, self.metrics.snapshot())
 
     async def settle(self) -> None:
         """Wait until every shard that was acquired is taken over."""
@@ -205,6 +229,7 @@ class Orchestrator:
         self.timers.close()
         self.publisher.close()
         await self.children.close()
+        await self.load.close()
         for task in (*self._tasks, *self._taking_over.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._taking_over.values(), return_exceptions=True)

@@ -50,6 +50,7 @@ from stepweave_schemas.events import (
     TaskCompleted,
     TaskCreated,
     TaskFailed,
+    TaskResolvedManually,
     TemplateRegistered,
 )
 from stepweave_schemas.mint import entropy, now_ms
@@ -78,7 +79,7 @@ STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task waits.
-_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled})
+_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled, TaskResolvedManually})
 _ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_PARENTS
 
 
@@ -119,6 +120,7 @@ class OwnerLoop:
         self._to_load: dict[str, int] = {}
         self._open = Batch()
         self._committing: Batch | None = None
+        self._committing_since = 0.0
         self._store_failures = 0
         #: What ended a task of the loop that must not end.
         self._fault: BaseException | None = None
@@ -167,6 +169,13 @@ class OwnerLoop:
     def waiting_count(self) -> int:
         """Commands that are not decided yet."""
         return len(self._inbox) + len(self._parked)
+
+    @property
+    def commit_seconds(self) -> float:
+        """How long the commit under way has taken so far, waiting for the store included; 0 where there is none."""
+        if self._committing is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._committing_since
 
     def submit(self, work: Work) -> None:
         """Take a command; its `finish` is called after the commit (or with why not)."""
@@ -228,6 +237,7 @@ class OwnerLoop:
                 self._evict()
                 if self._committing is None and self._open:
                     self._committing, self._open = self._open, Batch()
+                    self._committing_since = asyncio.get_running_loop().time()
                     self._spawn(self._commit(self._committing))
                     # What arrived meanwhile is decided while this commit is under way.
                     if self._inbox:

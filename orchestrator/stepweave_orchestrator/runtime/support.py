@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
@@ -23,8 +23,6 @@ _BOUNDED = (
     ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
 )
 _STEP_KEYS: dict[str, str] = {}
-#: Kept with the step, and without effect in this version.
-_INERT_STEP_KEYS = ("skippable",)
 _TASK_KEYS: dict[str, str] = {}
 
 
@@ -40,13 +38,6 @@ def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
         problems.extend(
             _problem(f"steps[{number}].{key}", f"{what} are not run by this version", source)
             for key, what in _STEP_KEYS.items()
-            if key in step
-        )
-        problems.extend(
-            _problem(
-                f"steps[{number}].{key}", f"{key} has no effect in this version", source, severity="warning"
-            )
-            for key in _INERT_STEP_KEYS
             if key in step
         )
     return tuple(problems)
@@ -91,15 +82,13 @@ def _bad(path: str, message: str, hint: str, source: str) -> Problem:
     )
 
 
-def _problem(
-    path: str, message: str, source: str, *, severity: Literal["error", "warning"] = "error"
-) -> Problem:
+def _problem(path: str, message: str, source: str) -> Problem:
     return Problem(
         code="NOT_SUPPORTED",
         message=message,
         path=path,
         line=None,
-        severity=severity,
+        severity="error",
         hint="take it out, or use a version of Stepweave that runs it",
         source=source,
     )

@@ -40,7 +40,7 @@ FLUSH_SECONDS = 5.0
 #: Tasks whose subject prefix is remembered while a tail is published.
 PREFIXES_MAX = 200_000
 _SAID_TO_PARENTS = (REPORTING | {TaskCreated.TYPE}) - {ChildCancelRequested.TYPE}
-_ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled"})
+_ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled", "task.resolved_manually"})
 
 
 class _Address(NamedTuple):

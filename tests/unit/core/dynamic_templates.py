@@ -63,6 +63,8 @@ class _Builder:
         own = self._draw(_OWN_EVENTS)
         by_handlers = kind not in ("signal", "child")
         made["publishes_events"] = [each for each in own if by_handlers or "payload" not in each]
+        if self._draw(st.integers(0, 3)) == 1:
+            made["skippable"] = True
         self.steps.append(made)
         self._dependent_on.update(dependencies)
         match kind:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from stepweave_orchestrator.core import (
     evolve,
 )
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, AdmitStep, Command, Limits, SignalTask
+from stepweave_orchestrator.core.operator_commands import CompleteStep, OperatorCommand
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import codec, events, result
@@ -43,6 +44,7 @@ CORRELATION_ID: Final = "0198c0de-0000-7000-8000-00000000000c"
 #: When every story begins, in milliseconds since the Unix epoch.
 T0_MS: Final = 1_767_268_800_000
 WORKER: Final = "worker-1"
+AnyOperator = TypeVar("AnyOperator", bound=OperatorCommand)
 CONTEXT: Final = msgspec.Raw(b'{"order":7}')
 
 
@@ -242,6 +244,34 @@ def not_undone(step: str, attempt: int = 1, **fields: Any) -> Happened:
     return _of_step(events.CompensationFailed, compensation, attempt, {"compensates": step, **fields})
 
 
+def paused(**fields: Any) -> Happened:
+    return Happened(events.TaskPaused, fields)
+
+
+def resumed(**fields: Any) -> Happened:
+    return Happened(events.TaskResumed, fields)
+
+
+def given_up(**fields: Any) -> Happened:
+    return Happened(events.TaskGivenUp, fields)
+
+
+def task_resolved(*cancelled_steps: str, **fields: Any) -> Happened:
+    return Happened(events.TaskResolvedManually, {"cancelled_steps": cancelled_steps, **fields})
+
+
+def reset(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepReset, step, attempt, fields)
+
+
+def resolved(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepResolvedManually, step, attempt, fields)
+
+
+def completed_by_hand(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepCompletedManually, step, attempt, _encoded(fields))
+
+
 def new_task(plan: Plan, **fields: Any) -> events.TaskCreated:
     """The event that a valid request for a task of `plan` begins with."""
     return events.TaskCreated(
@@ -391,6 +421,17 @@ def wake() -> Wake:
     return Wake()
 
 
+def wish(kind: type[AnyOperator], step: str = "", **fields: Any) -> AnyOperator:
+    """What an operator asks of a task or a step; a `request_id` makes it the same request."""
+    about = {"step": step} if step else {}
+    return kind(**{"by": "ada", "reason": "why not", **about, **fields})
+
+
+def complete(step: str, result: object = None, **fields: Any) -> CompleteStep:
+    """An operator's result of a step."""
+    return wish(CompleteStep, step, result=msgspec.json.encode(result).decode(), **fields)
+
+
 # -- the story -----------------------------------------------------------------------------------
 
 
@@ -475,6 +516,15 @@ class Scenario:
         assert isinstance(decision, Rejection), f"not refused: {decision}"
         assert decision.code == code, decision
         assert decision.reason
+        return self
+
+    def then_refused(self, why: str, status: str, *allowed: str) -> Self:
+        """An operator's wish is refused: with this in the reason, this status, and what is allowed instead."""
+        decision = self._decision
+        self.then_rejected("CONFLICT")
+        assert isinstance(decision, Rejection)
+        assert why in decision.reason, decision
+        assert (decision.status, decision.allowed_actions) == (status, allowed)
         return self
 
     def record(self, *happened: events.Event) -> None:

@@ -115,6 +115,20 @@ EVENTS: Final[list[events.Event]] = [
         accumulated_results=CONTEXT,
     ),
     events.StepSkipped(**_NAMED, reason="no_branches"),
+    events.StepSkipped(**_NAMED, reason="operator", skipped_by="ada", explanation="no need", request_id="r"),
+    events.StepReset(**_STEP, reason="it is mended", reset_by="ada", request_id="r"),
+    events.StepResolvedManually(**_NAMED, attempt=0, reason="", resolved_by=""),
+    events.StepCompletedManually(
+        **_STEP,
+        result=msgspec.Raw(b"[1]"),
+        metadata=msgspec.Raw(b'{"ticket":7}'),
+        reason="done",
+        completed_by="ada",
+    ),
+    events.TaskPaused(reason="wait", paused_by="ada", request_id="r"),
+    events.TaskResumed(reason="", resumed_by="ada"),
+    events.TaskGivenUp(reason="no use", given_up_by="ada"),
+    events.TaskResolvedManually(**_TASK, reason="done", resolved_by="ada", cancelled_steps=("greet",)),
     events.DecisionRouted(**_NAMED, chosen=("a",), created=("a", "b")),
     events.DecisionRouted(
         **_NAMED, chosen=("a",), created=("a", "b"), excluded=("c",), routing_context=CONTEXT
@@ -309,6 +323,20 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
             task_id=TASK_ID, signal="approval", payload=CONTEXT, signal_id="mail-17", sent_by="ada"
         ),
     ],
+    "task.pause": [api.PauseTask(task_id=TASK_ID), api.PauseTask(task_id=TASK_ID, request_id=TASK_ID)],
+    "task.resume": [api.ResumeTask(task_id=TASK_ID, resumed_by="ada")],
+    "task.retry": [api.RetryTask(task_id=TASK_ID, reset_by="ada", reason="it is mended")],
+    "task.give_up": [api.GiveUpTask(task_id=TASK_ID)],
+    "task.resolve": [api.ResolveTask(task_id=TASK_ID, resolved_by="ada")],
+    "step.update": [
+        api.UpdateStep(task_id=TASK_ID, step="greet", action=action)
+        for action in (
+            api.ResetForRetry(reason="it is mended", reset_by="ada"),
+            api.ResolveManually(),
+            api.CompleteManually(completion_data=api.CompletionData(result=msgspec.Raw(b"7"))),
+            api.Skip(skipped_by="ada"),
+        )
+    ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
     "gate.list": [api.ListGates(kind="slots"), api.ListGates(kind="circuit", status=("open",), page=2)],
@@ -480,6 +508,12 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17"),
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17", taken_by="approve", replayed=True),
     ],
+    "task.pause": [_TASK_RESPONSE],
+    "task.resume": [_TASK_RESPONSE],
+    "task.retry": [_TASK_RESPONSE],
+    "task.give_up": [_TASK_RESPONSE],
+    "task.resolve": [_TASK_RESPONSE],
+    "step.update": [api.UpdateStepReply(task=_TASK_RESPONSE, step=_SUMMARY)],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
     "gate.list": [api.GatePage(gates=(_GATE_ITEM,), has_next=True)],

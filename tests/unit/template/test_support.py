@@ -50,9 +50,8 @@ def test_what_runs_is_not_refused() -> None:
     assert out_of_bounds(loaded.template, "t.yaml") == ()
 
 
-def test_what_has_no_effect_is_warned_about() -> None:
-    found = unsupported(template({"handler": "h", "skippable": True}), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED", "warning") == ["steps[0].skippable"]
+def test_what_operators_may_skip_is_run() -> None:
+    assert unsupported(template({"handler": "h", "skippable": True}), "t.yaml") == ()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -34,6 +34,7 @@ from stepweave_orchestrator.core.commands import (
 from stepweave_orchestrator.core.decide import decide
 from stepweave_orchestrator.core.dispatching import all_result_numbers, build_dispatch
 from stepweave_orchestrator.core.evolve import evolve
+from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand
 from stepweave_orchestrator.core.plan import compile_plan
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.state import initial
@@ -101,6 +102,7 @@ class World:
         start_after_seconds: float,
         cancel_after_seconds: float | None,
         signals: list[Sent],
+        operations: Sequence[tuple[float, AnyOperatorCommand]] = (),
     ) -> str:
         """Run a task of a template until nothing more happens; returns its id."""
         self.pool = TryPool(
@@ -133,6 +135,8 @@ class World:
             self.soon(partial(root.decide, CreateTask(created)))
             for number, signal in enumerate(signals):
                 self.later(signal.after_seconds, partial(root.signal, signal, f"signal-{number}"))
+            for after_seconds, operation in operations:
+                self.later(after_seconds, partial(root.operate, operation))
             if cancel_after_seconds is not None:
                 command = CancelTask(reason="the test cancels", cancelled_by="test")
                 self.later(cancel_after_seconds, partial(root.decide, command))
@@ -303,6 +307,7 @@ class TaskInMemory:
         self.state = initial(task_id, plan, correlation_id)
         self.log: list[Event] = []
         self.refused_signals: list[str] = []
+        self.refused_operations: list[str] = []
         self._timer: Callable[[], None] | None = None
 
     def decide(self, command: Command) -> None:
@@ -314,6 +319,12 @@ class TaskInMemory:
         refusal = self._carry_out(SignalTask(signal.name, signal_id, signal.payload, signal.sent_by))
         if refusal is not None:
             self.refused_signals.append(refusal.reason)
+
+    def operate(self, command: AnyOperatorCommand) -> None:
+        """What an operator asks; why it is refused is kept."""
+        refusal = self._carry_out(command)
+        if refusal is not None:
+            self.refused_operations.append(refusal.reason)
 
     def close(self) -> None:
         """Set no timer any more."""
@@ -352,6 +363,13 @@ class TaskInMemory:
             self.log.append(self._logged(event, now))
         if state.is_terminal:
             world.pool.cancel(lambda held: held.dispatch.task_id == state.task_id)
+        by_hand = {
+            event.step_uuid
+            for event in decision
+            if isinstance(event, events.StepResolvedManually | events.StepCompletedManually)
+        }
+        if by_hand:
+            world.pool.cancel(lambda held: held.dispatch.step_uuid in by_hand)
         for event in decision:
             self._follow(event)
         if decision and state.is_terminal and (outcome := ended(state)) is not None:

@@ -23,6 +23,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Sent, World
 from .checking import checks_of
+from .operations import Operation, command_of
 from .virtual_loop import VirtualClockLoop
 
 #: The virtual time at which tasks start, unless told otherwise.
@@ -51,6 +52,7 @@ class WorkflowRun:
         seconds: float,
         children: dict[str, WorkflowRun],
         refused_signals: list[str],
+        refused_operations: list[str],
     ) -> None:
         #: The task as `Client.get_task` would show it.
         self.task = task
@@ -64,6 +66,8 @@ class WorkflowRun:
         self.children = children
         #: Why signals were refused, oldest first.
         self.refused_signals = refused_signals
+        #: Why operations were refused, oldest first.
+        self.refused_operations = refused_operations
 
     @property
     def status(self) -> str:
@@ -106,6 +110,7 @@ def run_workflow(
     context: Any = None,
     *,
     signals: Iterable[Signal] = (),
+    operations: Iterable[Operation] = (),
     templates: Iterable[str | Path | TaskTemplate] = (),
     at: datetime = DEFAULT_START,
     start_after_seconds: float = 0.0,
@@ -124,12 +129,13 @@ def run_workflow(
     `template` is YAML or JSON text, a path or a loaded template; `handlers` a registry, or functions and
     classes. The orchestrator's own core decides and the worker's own code runs the handlers, but the clock is
     virtual: backoff, time-outs and sleeps of async handlers take no time (what runs in threads or talks to
-    sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times; `templates` are what
-    child tasks are made of, with the same handlers. It ends where the task has ended or is blocked, or where
+    sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times, and `operations`
+    are what an operator does to it then; `templates` are what child tasks are made of, with the same handlers. It ends where the task has ended or is blocked, or where
     nothing more would happen (a signal that nobody sends). The same `seed` gives the same ids and the same jitter.
 
     Raises `TemplateError` for a template with errors, `ValidationFailed` for a context or a signal that does not
-    fit its schema, `RealTimeExceeded` where a handler hangs.
+    fit its schema, `ConfigurationError` for an operation that there is not, `RealTimeExceeded` where a handler
+    hangs.
     """
     loaded = _load(template, environment)
     registry = handlers if isinstance(handlers, Registry) else Registry(handlers)
@@ -137,12 +143,15 @@ def run_workflow(
     payload = encode_json({} if context is None else context, "context")
     _check_context(loaded, msgspec.json.decode(payload))
     sent = [_sent(loaded, signal) for signal in signals]
+    operated = [(each.after_seconds, command_of(each, number)) for number, each in enumerate(operations)]
 
     def run() -> WorkflowRun:
         loop = VirtualClockLoop(real_seconds_max=real_seconds_max)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             world = World(loop, registry, (loaded, *others), at, seed, limits)
-            ran = world.run(loaded, payload, priority, start_after_seconds, cancel_after_seconds, sent)
+            ran = world.run(
+                loaded, payload, priority, start_after_seconds, cancel_after_seconds, sent, operated
+            )
             return _as_run(world, runner.run(ran))
 
     if asyncio._get_running_loop() is None:
@@ -166,6 +175,7 @@ def _as_run(world: World, task_id: str) -> WorkflowRun:
         world.loop.time(),
         children,
         actor.refused_signals,
+        actor.refused_operations,
     )
 
 
