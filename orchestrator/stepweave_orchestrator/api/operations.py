@@ -50,6 +50,7 @@ from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_payload, check_request, check_text, identity, request_digest
 from .dead_letters import DeadLetterOperations
 from .gates import GateOperations
+from .schedules import ScheduleOperations
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
@@ -108,6 +109,7 @@ class Operations:
             "template.validate": self.validate_template,
             "template.get": self.get_template,
             "template.list": self.list_templates,
+            **ScheduleOperations(store, shard_count, templates, router).handlers(),
         }
         gates = GateOperations(store, shard_count, router)
         self._handlers |= {

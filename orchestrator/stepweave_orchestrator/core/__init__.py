@@ -49,6 +49,7 @@ behind it, once.
 | `dead_letters` | the times that a task was stuck, and what became of them |
 | `view` | the task as callers see it |
 | `template_stream` | the same pattern for a template's versions |
+| `schedules` | the same pattern for what starts tasks by the clock |
 | `snapshot` | a state as bytes and back |
 """
 
