@@ -372,7 +372,7 @@ _ENTRIES: Final = (
         events.ConcurrencyReleased,
         "task",
         outcome=False,
-        emitted_when="The try that had the slot, or waited for it, is over, or the task is; in the same append as the event that ends it.",
+        emitted_when="The try that had the slot, or waited for it, is over, or the task is; or it waits for a worker with its handler; in the same append as the event that ends it.",
         state_change="none",
     ),
     _entry(
@@ -393,7 +393,7 @@ _ENTRIES: Final = (
         events.CircuitLeft,
         "task",
         outcome=False,
-        emitted_when="A probe has ended, or a held try is over.",
+        emitted_when="A probe has ended or waits for a worker with its handler, or a held try is over.",
         state_change="none",
     ),
     _entry(

@@ -227,6 +227,40 @@ async def test_a_blocked_task_is_listed_looked_into_and_resolved(impatient: Syst
     assert await asyncio.to_thread(without_a_loop) == 2
 
 
+async def test_what_operators_do_closes_the_letter(impatient: System) -> None:
+    client = impatient.client
+    await client.register_template(one("mended", "refuse"))
+    async with worker(impatient, refuse, name="refusing again"):
+        retried, given_up, resolved = [await start_task(client, "mended") for _ in range(3)]
+        for task_id in (retried, given_up, resolved):
+            await client.wait_for_task(task_id, timeout_seconds=15)
+
+        async def letters(task_id: str) -> list[tuple[str, str]]:
+            entries = (await client.get_dead_letters(task_id)).entries
+            return sorted((entry.resolution_status, entry.resolved_by or "") for entry in entries)
+
+        # Paused, it is as stuck as before; and when it is resumed it is still the same case.
+        assert (await client.pause_task(retried, paused_by="ana")).status == "paused"
+        assert await letters(retried) == [("pending", "")]
+        assert (await client.resume_task(retried, resumed_by="ana")).status == "blocked_by_failures"
+        assert await letters(retried) == [("pending", "")]
+
+        await client.retry_task(retried, reason="a new card", reset_by="ana")
+
+        async def failed_again() -> bool:
+            return await letters(retried) == [("pending", ""), ("retried", "ana")]
+
+        await eventually(failed_again, what="a second dead letter")
+    await client.give_up_task(given_up, reason="no use", given_up_by="bob")
+    await client.resolve_task(resolved, reason="paid in cash", resolved_by="eve")
+    assert await letters(given_up) == [("permanently_failed", "bob")]
+    assert await letters(resolved) == [("manually_resolved", "eve")]
+    [entry] = (await client.get_dead_letters(resolved)).entries
+    assert entry.resolution_notes == "paid in cash"
+    await client.cancel_task(retried, cancelled_by="ana")
+    assert await letters(retried) == [("cancelled", "ana"), ("retried", "ana")]
+
+
 async def test_a_stale_task_is_cancelled_and_its_handler_hears_it(impatient: System) -> None:
     client = impatient.client
     heard = asyncio.Event()

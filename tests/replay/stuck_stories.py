@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.unit.core.scenario import (
     Scenario,
+    asked,
     blocked,
     cancel,
     cancelled,
@@ -13,19 +14,27 @@ from tests.unit.core.scenario import (
     enqueued,
     fail_for_good,
     failed,
+    given_back,
+    given_up,
+    granted,
+    paused,
     refused,
     released,
+    reset,
+    resumed,
     start,
     started,
     succeed,
     task_completed,
     task_failed,
     wake,
+    wish,
 )
 from tests.unit.core.templates import step
 from tests.unit.core.test_dead_letters import investigate, investigated
 from tests.unit.core.test_staleness import hand_back, look, stale
 
+from stepweave_orchestrator.core.operator_commands import GiveUpTask, PauseTask, ResumeTask, RetryTask
 from stepweave_schemas.template import TaskTemplate
 
 from .stories import Stories, begun, recorder
@@ -85,3 +94,24 @@ def _handler_missing(made: TaskTemplate) -> Scenario:
     )
     scenario.later(50).when(look("run_a")).then(enqueued("a"))
     return scenario.later(5).when(succeed("a")).then(completed("a"), task_completed())
+
+
+@recorded(
+    "stuck_and_paused",
+    "handed back for want of its handler, the task is paused and resumed; blocked, paused, resumed, retried, given up",
+    step("a", concurrency={"limit": 1}),
+)
+def _stuck_and_paused(made: TaskTemplate) -> Scenario:
+    scenario = begun(made, asked("a")).later(5)
+    scenario.when(scenario.admit("a")).then(granted("a"), enqueued("a"))
+    scenario.when(hand_back("a")).then(released("a"), given_back("a"))
+    scenario.later(5).when(wish(PauseTask)).then(paused())
+    scenario.later(5).when(wish(ResumeTask)).then(resumed(), asked("a"))
+    scenario.when(scenario.admit("a")).then(granted("a"), enqueued("a"))
+    scenario.later(5).when(fail_for_good("a")).then(failed("a"), given_back("a"), blocked("a"))
+    scenario.later(5).when(wish(PauseTask)).then(paused())
+    scenario.later(5).when(wish(ResumeTask)).then(resumed(), blocked("a"))
+    scenario.later(5).when(wish(RetryTask)).then(reset("a"), asked("a", 2))
+    scenario.when(scenario.admit("a")).then(granted("a"), enqueued("a", 2))
+    scenario.later(5).when(fail_for_good("a")).then(failed("a", 2), given_back("a"), blocked("a"))
+    return scenario.later(5).when(wish(GiveUpTask)).then(given_up(), task_failed("a"))

@@ -6,6 +6,15 @@ from typing import Any
 
 from stepweave_orchestrator.core.commands import InvestigateTask
 from stepweave_orchestrator.core.dead_letters import LETTERS_MAX, letter_uuid, open_letter
+from stepweave_orchestrator.core.operator_commands import (
+    GiveUpTask,
+    PauseTask,
+    ResetStep,
+    ResolveStep,
+    ResolveTask,
+    ResumeTask,
+    RetryTask,
+)
 from stepweave_orchestrator.core.snapshot import decode_snapshot, encode_snapshot
 from stepweave_orchestrator.core.view import task_response
 from stepweave_schemas import events
@@ -19,12 +28,23 @@ from .scenario import (
     blocked,
     cancel,
     cancelled,
+    completed,
+    enqueued,
     fail,
     fail_for_good,
     failed,
     given,
+    given_up,
+    paused,
+    reset,
+    resolved,
+    resumed,
     succeed,
+    task_completed,
+    task_failed,
+    task_resolved,
     wake,
+    wish,
 )
 from .templates import compiled, one_step
 
@@ -92,6 +112,73 @@ def test_who_looked_at_it_and_what_came_of_it() -> None:
     # What the task does later changes nothing about it.
     scenario.run(cancel())
     assert watch.letters[0].resolution_status == "manually_resolved"
+
+
+# -- what operators do ---------------------------------------------------------------------------
+
+
+def closed(scenario: Scenario, number: int = 1) -> tuple[str, str, str]:
+    """How a letter was closed by what became of its task, by whom and why."""
+    watch = scenario.state.watch
+    assert watch is not None
+    letter = next(one for one in watch.letters if one.number == number)
+    assert letter.closed_by_task and not letter.is_open
+    return letter.resolution_status, letter.resolved_by, letter.resolution_notes
+
+
+def test_a_retry_closes_the_letter_and_a_further_failure_opens_another() -> None:
+    scenario = stuck().when(wish(RetryTask)).then(reset("a"), enqueued("a", 2))
+    assert closed(scenario) == ("retried", "ada", "why not")
+    scenario.later(1).when(fail_for_good("a")).then(failed("a", 2), blocked("a"))
+    letter = open_letter(scenario.state)
+    assert letter is not None and (letter.number, letter.reason) == (2, "failures")
+    scenario.when(wish(ResetStep, "a")).then(reset("a", 2), enqueued("a", 3))
+    assert closed(scenario, 2) == ("retried", "ada", "why not")
+
+
+def test_a_task_that_is_given_up_closes_its_letter() -> None:
+    scenario = stuck().when(wish(GiveUpTask)).then(given_up(), task_failed("a"))
+    assert closed(scenario) == ("permanently_failed", "ada", "why not")
+
+
+def test_a_task_that_is_resolved_closes_its_letter() -> None:
+    scenario = stuck().when(wish(ResolveTask)).then(task_resolved())
+    assert closed(scenario) == ("manually_resolved", "ada", "why not")
+
+
+def test_a_step_that_is_resolved_closes_the_letter() -> None:
+    scenario = stuck().when(wish(ResolveStep, "a")).then(resolved("a"), enqueued("b"))
+    assert closed(scenario) == ("manually_resolved", "ada", "why not")
+
+
+def test_a_task_that_another_failure_blocks_at_once_has_been_stuck_all_the_time() -> None:
+    scenario = begun(compiled("a", "b", "c: a b")).run(fail_for_good("a"), fail_for_good("b"))
+    scenario.run(investigate(status="investigating", notes="asked the bank"))
+    scenario.later(1).when(wish(ResolveStep, "a", by="bob")).then(resolved("a"), blocked("b"))
+    letter = open_letter(scenario.state)
+    assert letter is not None and (letter.number, letter.steps) == (1, ("b",))
+    assert (letter.resolution_status, letter.resolution_notes, letter.resolved_by) == (
+        "investigating",
+        "asked the bank",
+        "ada",
+    )
+
+
+def test_a_blocked_task_that_is_paused_is_still_stuck() -> None:
+    scenario = stuck().run(investigate(status="investigating"))
+    scenario.later(1).when(wish(PauseTask, by="bob")).then(paused())
+    letter = open_letter(scenario.state)
+    assert letter is not None and letter.resolution_status == "investigating"
+    scenario.later(1).when(wish(ResumeTask, by="bob")).then(resumed(), blocked("a"))
+    assert open_letter(scenario.state) is letter
+    assert (letter.resolution_status, letter.resolved_by) == ("investigating", "ada")
+    # Mended while it is paused, it is not stuck any more.
+    scenario.run(wish(PauseTask)).later(1).when(wish(RetryTask)).then(reset("a"))
+    assert closed(scenario) == ("retried", "ada", "why not")
+    scenario.when(wish(ResumeTask)).then(resumed(), enqueued("a", 2))
+    scenario.when(succeed("a")).then(completed("a", 2), enqueued("b"))
+    scenario.when(succeed("b")).then(completed("b"), task_completed())
+    assert letter.number == 1 and open_letter(scenario.state) is None
 
 
 def test_a_letter_that_does_not_exist() -> None:

@@ -14,6 +14,14 @@ from hypothesis import strategies as st
 from stepweave_orchestrator.core import Rejection, evolve
 from stepweave_orchestrator.core.commands import InvestigateTask
 from stepweave_orchestrator.core.dead_letters import INVESTIGATED, letter_uuid
+from stepweave_orchestrator.core.operator_commands import (
+    GiveUpTask,
+    PauseTask,
+    ResolveStep,
+    ResolveTask,
+    ResumeTask,
+    RetryTask,
+)
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import events
@@ -31,6 +39,7 @@ from .scenario import (
     start,
     succeed,
     wake,
+    wish,
 )
 from .scenario import given as given_events
 from .templates import compiled, step
@@ -60,6 +69,12 @@ MOVES = st.lists(
                 "look",
                 "say",
                 "cancel",
+                "pause",
+                "resume",
+                "retry",
+                "give_up",
+                "resolve",
+                "resolve_step",
             ]
         ),
         st.integers(0, 20),
@@ -77,6 +92,15 @@ TOLD: dict[str, Any] = {
 }
 
 
+ASKED: dict[str, Any] = {
+    "pause": PauseTask,
+    "resume": ResumeTask,
+    "retry": RetryTask,
+    "give_up": GiveUpTask,
+    "resolve": ResolveTask,
+}
+
+
 def _move(scenario: Scenario, kind: str, pick: int) -> Any:
     """The command of a move; `None` where there is nothing that it could be about."""
     if kind in TOLD:
@@ -85,6 +109,10 @@ def _move(scenario: Scenario, kind: str, pick: int) -> Any:
         ]
         told: Told | None = TOLD[kind](held[pick % len(held)]) if held else None
         return told
+    if kind in ASKED:
+        return wish(ASKED[kind])
+    if kind == "resolve_step":
+        return wish(ResolveStep, "abcd"[pick % 4])
     if kind == "look":
         return look(*(f"run_{name}" for name in "abcd"[: pick % 5]))
     if kind == "say":

@@ -9,6 +9,7 @@ import pytest
 from stepweave_orchestrator.core import Plan
 from stepweave_orchestrator.core.commands import CheckHandlers, ServedHandlers
 from stepweave_orchestrator.core.dead_letters import open_letter
+from stepweave_orchestrator.core.operator_commands import PauseTask, ResumeTask
 from stepweave_schemas import events
 from stepweave_schemas.result import HANDLER_MISSING
 
@@ -22,12 +23,15 @@ from .scenario import (
     completed,
     create,
     created,
+    cut,
     enqueued,
     fail,
     given,
+    paused,
     refused,
     release,
     released,
+    resumed,
     retry,
     send,
     start,
@@ -37,6 +41,7 @@ from .scenario import (
     task_failed,
     task_started,
     wake,
+    wish,
 )
 from .templates import EVERY_SECOND, compiled, step
 
@@ -205,6 +210,48 @@ def test_what_is_undone_for_too_long_is_only_told() -> None:
     assert letters(scenario) == [("staleness", "permanently_failed")]
 
 
+def test_a_stale_task_is_undone_and_its_letter_stays_open_until_then() -> None:
+    plan = watched(
+        step("a", compensation={"handler": {"callable": "undo_a"}}),
+        "b: a",
+        max_steps_in_process_seconds=1,
+        staleness_action="fail",
+    )
+    scenario = begun(plan).run(succeed("a")).later(1_000).run(wake())
+    assert (scenario.status, scenario.state.completed_at_ms) == ("compensating", None)
+    assert letters(scenario) == [("staleness", "pending")]
+    scenario.later(1).run(succeed("compensate:a"))
+    assert scenario.state.completed_at_ms == scenario.now_ms
+    assert letters(scenario) == [("staleness", "permanently_failed")]
+
+
+# -- while the task is paused ----------------------------------------------------------------------
+
+
+def test_the_times_rest_while_a_task_is_paused() -> None:
+    plan = watched("a", max_steps_in_process_seconds=60, max_duration_seconds=100, staleness_action="fail")
+    scenario = begun(plan).later(10_000).when(wish(PauseTask)).then(paused())
+    assert scenario.state.next_wake_ms() is None
+    scenario.later(3_600_000).when(wake()).then_nothing()
+    scenario.when(wish(ResumeTask)).then(resumed())
+    # The stay begins anew, the whole task goes on where it was.
+    assert scenario.state.next_wake_ms() == scenario.now_ms + 60_000
+    scenario.later(30_000).run(start("a")).later(59_999).when(wake()).then_nothing()
+    assert scenario.state.next_wake_ms() == scenario.now_ms + 1
+    scenario.later(1).when(wake()).then(
+        stale("max_duration_seconds", action="fail"), task_failed(error_code="TASK_STALE")
+    )
+
+
+def test_what_was_stale_is_so_until_it_is_resumed() -> None:
+    scenario = begun(watched("a", max_steps_in_process_seconds=60)).later(60_000).run(wake())
+    scenario.later(5).when(wish(PauseTask)).then(paused())
+    assert letters(scenario) == [("staleness", "pending")]
+    scenario.later(5).when(wish(ResumeTask)).then(resumed())
+    assert letters(scenario) == [("staleness", "recovered")]
+    assert scenario.state.next_wake_ms() == scenario.now_ms + 60_000
+
+
 # -- handlers that nobody serves -------------------------------------------------------------------
 
 
@@ -289,6 +336,44 @@ def test_a_new_try_begins_with_short_waits() -> None:
     scenario.when(hand_back("a")).then(released("a", 2, retry_at_ms=scenario.now_ms + 100))
 
 
+def test_what_waits_for_its_handler_is_not_given_out_while_its_task_is_paused() -> None:
+    scenario = begun(compiled("a")).run(hand_back("a")).when(wish(PauseTask)).then(paused())
+    assert scenario.statuses() == {"a": "pending"}
+    assert scenario.state.next_wake_ms() is None
+    scenario.later(MINUTE_MS).when(wake()).then_nothing()
+    scenario.when(look("run_a")).then_nothing()
+    scenario.when(look()).then_nothing()
+    scenario.when(succeed("a")).then_rejected("STALE")
+    scenario.when(wish(ResumeTask)).then(resumed(), enqueued("a", 1))
+    # It still counts how often it came back.
+    scenario.when(succeed("a", given_out=0)).then_rejected("STALE")
+    scenario.when(hand_back("a")).then(
+        released("a", retry_at_ms=scenario.now_ms + 200), stale("handler_missing", since_ms=T0_MS)
+    )
+    scenario.when(look("run_a")).then(enqueued("a", 1)).when(succeed("a")).then(
+        completed("a"), task_completed()
+    )
+
+
+def test_a_try_that_comes_back_to_a_paused_task_is_held() -> None:
+    scenario = begun(compiled("a")).when(wish(PauseTask)).then(paused())
+    scenario.later(MINUTE_MS).when(hand_back("a")).then(released("a", retry_at_ms=None))
+    assert (scenario.statuses(), scenario.state.next_wake_ms()) == ({"a": "pending"}, None)
+    scenario.when(hand_back("a")).then_rejected("STALE")
+    scenario.when(wish(ResumeTask)).then(resumed(), enqueued("a", 1))
+
+
+def test_a_worker_of_a_batch_waits_for_its_handler_while_its_task_is_paused() -> None:
+    plan = compiled(
+        step("cut", type="batchable", batch_config={"parallelism": 1}), step("work: cut", type="batch_worker")
+    )
+    scenario = begun(plan).run(cut("cut", 1, 2), hand_back("work_001"))
+    scenario.when(wish(PauseTask)).then(paused())
+    scenario.when(wish(ResumeTask)).then(resumed(), enqueued("work_001", 1))
+    scenario.run(succeed("work_001"), succeed("work_002"))
+    assert scenario.status == "complete"
+
+
 def test_nothing_is_looked_for_that_does_not_exist_or_has_ended() -> None:
     given(compiled("a")).when(look()).then_rejected("NOT_FOUND")
     scenario = begun(compiled("a")).run(succeed("a")).later(MINUTE_MS)
@@ -302,8 +387,6 @@ def test_a_batch_ends_with_its_stale_task(name: str) -> None:
         step("work: cut", type="batch_worker"),
         lifecycle={"max_duration_seconds": 1, "staleness_action": name},
     )
-    from .scenario import cut
-
     scenario = begun(plan).run(cut("cut", 1, 2, 3)).later(1_000).run(wake())
     assert scenario.status == ("cancelled" if name == "cancel" else "error")
     assert scenario.statuses()["work_003"] == "cancelled"
