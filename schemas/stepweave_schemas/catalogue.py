@@ -84,6 +84,24 @@ _ENTRIES: Final = (
         state_change="task: any that is not terminal → cancelled; its unfinished steps → cancelled",
     ),
     _entry(
+        events.TaskStale,
+        "task",
+        outcome=True,
+        emitted_when="The task has stayed in a state, or has run, for longer than its template's `lifecycle` allows; or "
+        "one of its steps has waited for the installation's `handler_missing_seconds` and no worker serves its handler. "
+        "Once for each stay in the state, and once for each handler until a step that uses it goes on.",
+        state_change="none; with `action: fail` its unfinished steps → cancelled (and `task.failed` or "
+        "`compensation.started` follows), with `action: cancel` a `task.cancelled` follows",
+    ),
+    _entry(
+        events.TaskInvestigated,
+        "task",
+        outcome=True,
+        emitted_when="Somebody changed a dead letter of the task (`dlq.update`). A repetition of what is known emits "
+        "nothing.",
+        state_change="none (the dead letter's resolution status)",
+    ),
+    _entry(
         events.TaskPaused,
         "task",
         outcome=True,
@@ -113,24 +131,6 @@ _ENTRIES: Final = (
         emitted_when="A resolve request reached a task that had not ended and was not being undone. Workers that run "
         "its steps are told, its child tasks are cancelled as its template says.",
         state_change="task: any that is not terminal → resolved_manually; its unfinished steps → cancelled",
-    ),
-    _entry(
-        events.TaskStale,
-        "task",
-        outcome=True,
-        emitted_when="The task has stayed in a state, or has run, for longer than its template's `lifecycle` allows; or "
-        "one of its steps has waited for the installation's `handler_missing_seconds` and no worker serves its handler. "
-        "Once for each stay in the state, and once for each handler until a step that uses it goes on.",
-        state_change="none; with `action: fail` its unfinished steps → cancelled (and `task.failed` or "
-        "`compensation.started` follows), with `action: cancel` a `task.cancelled` follows",
-    ),
-    _entry(
-        events.TaskInvestigated,
-        "task",
-        outcome=True,
-        emitted_when="Somebody changed a dead letter of the task (`dlq.update`). A repetition of what is known emits "
-        "nothing.",
-        state_change="none (the dead letter's resolution status)",
     ),
     _entry(
         events.StepEnqueued,
