@@ -97,6 +97,11 @@ def _check_begun(begun: int, workers: list[StepState]) -> None:
     assert begun == len(workers) or workers[begun].status not in MET
 
 
+def _may_have_begun(step: StepState) -> bool:
+    """Whether nothing tells a step that was cancelled before it began from one that was cancelled while it was held."""
+    return step.status == "cancelled" and not step.attempt
+
+
 def _is_met(state: TaskState, slot: int) -> bool:
     """Whether nothing waits for this step of the plan any more."""
     batch = state.batches.get(slot)
@@ -181,7 +186,11 @@ def _check_batches(state: TaskState) -> None:
         elif not state.is_terminal and state.steps[slot].unmet == 0 and state.phase != "paused":
             pending_count = batch.count - batch.begun + len(batch.again)
             assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
-        beginnings = [_has_begun(worker) for worker in workers if worker.status not in ("pending", *MET)]
+        beginnings = [
+            _has_begun(worker)
+            for worker in workers
+            if worker.status not in ("pending", *MET) and not _may_have_begun(worker)
+        ]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 
 
