@@ -25,7 +25,7 @@ the events.
 | the call contradicts itself | `ValueError` | nothing; it is not sent |
 | no answer: server away, time-out | `StoreUnavailable` | unknown, until it is settled (see `store`) |
 
-**What can be rebuilt.** Snapshots shorten replay. Projections (`tasks`, `templates`, `streams`) answer lists; they are
+**What can be rebuilt.** Snapshots shorten replay. Projections (`tasks`, `templates`, `streams`, `dead_letters`) answer lists; they are
 written by a projector with a checkpoint for each shard, and `reset_projections` empties them for a rebuild.
 
 Read in this order: `store` (the contract), `hash_chain`, `sql/migrations/0001_ledger.sql`, `sql/append.sql`,

@@ -10,7 +10,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from .store import LIST_LIMIT_MAX, SHARD_COUNT_MAX, Append, StreamFilter, TaskFilter, UnstorableEvent
+from .store import (
+    LIST_LIMIT_MAX,
+    SHARD_COUNT_MAX,
+    Append,
+    DeadLetterFilter,
+    StreamFilter,
+    TaskFilter,
+    UnstorableEvent,
+)
 
 #: The largest version, and the largest offset into a list.
 INT_MAX: Final = 2**31 - 1
@@ -85,7 +93,7 @@ def check_limit(limit: int) -> None:
         raise ValueError(f"a limit must be at least 1, not {limit}")
 
 
-def check_page(filter: TaskFilter | StreamFilter) -> None:
+def check_page(filter: TaskFilter | StreamFilter | DeadLetterFilter) -> None:
     """Raise `ValueError` where the filter asks for a page that cannot be."""
     if not 1 <= filter.limit <= LIST_LIMIT_MAX:
         raise ValueError(f"limit must be 1 to {LIST_LIMIT_MAX}, not {filter.limit}")

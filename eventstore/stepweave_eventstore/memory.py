@@ -24,15 +24,22 @@ from .checks import (
 )
 from .projection_rows import newest_rows, storable
 from .store import (
+    DEAD_LETTER_KINDS_MAX,
     FINISHED_STATUSES,
     GATE_KINDS,
     GENESIS_HASH,
+    LETTERS_PER_TASK_MAX,
+    PRIORITY_POINT_MS,
     Append,
+    DeadLetterCount,
+    DeadLetterFilter,
+    DeadLetterRow,
     EventKey,
     EventRecord,
     EventStore,
     ShardRow,
     Snapshot,
+    StandingTask,
     StoreUnavailable,
     StreamFilter,
     StreamRow,
@@ -82,6 +89,7 @@ class MemoryEventStore(EventStore):
         self._tasks: dict[str, TaskRow] = {}
         self._templates: dict[tuple[str, str, str], tuple[int, TemplateRow]] = {}
         self._stream_rows: dict[str, StreamRow] = {}
+        self._letters: dict[str, DeadLetterRow] = {}
 
     async def close(self) -> None:
         """Refuse every further call. Idempotent."""
@@ -298,6 +306,7 @@ class MemoryEventStore(EventStore):
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
         streams: Sequence[StreamRow] = (),
+        dead_letters: Sequence[DeadLetterRow] = (),
     ) -> None:
         """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
         self._check_open()
@@ -311,6 +320,16 @@ class MemoryEventStore(EventStore):
             shown = self._stream_rows.get(stream.stream_id)
             if shown is None or shown.version <= stream.version:
                 self._stream_rows[stream.stream_id] = storable(stream)
+        for letter in newest_rows(dead_letters):
+            known = self._letters.get(letter.letter_id)
+            if known is None or known.version <= letter.version:
+                self._letters[letter.letter_id] = storable(letter)
+                last = letter.number - LETTERS_PER_TASK_MAX
+                self._letters = {
+                    key: one
+                    for key, one in self._letters.items()
+                    if one.task_id != letter.task_id or one.number > last
+                }
         self._checkpoints[shard] = max(self._checkpoints.get(shard, 0), position)
 
     async def projected_position(self, shard: int) -> int:
@@ -323,7 +342,9 @@ class MemoryEventStore(EventStore):
         self._check_open()
         if shard is None:
             self._tasks, self._templates, self._stream_rows, self._checkpoints = {}, {}, {}, {}
+            self._letters = {}
             return
+        self._letters = {key: row for key, row in self._letters.items() if row.shard != shard}
         self._tasks = {key: row for key, row in self._tasks.items() if row.shard != shard}
         self._templates = {key: row for key, row in self._templates.items() if row[0] != shard}
         self._stream_rows = {key: row for key, row in self._stream_rows.items() if row.shard != shard}
@@ -373,6 +394,45 @@ class MemoryEventStore(EventStore):
             row.stream_id for row in self._stream_rows.values() if row.shard == shard and row.is_open
         )
 
+    async def list_dead_letters(self, filter: DeadLetterFilter) -> tuple[list[DeadLetterRow], int]:
+        """One page of dead letters, and how many match in all."""
+        self._check_open()
+        check_page(filter)
+        found = [row for row in self._letters.values() if _letter_matches(row, filter)]
+        if filter.order == "queue":
+            found.sort(key=lambda row: (row.opened_at_ms - row.priority * PRIORITY_POINT_MS, row.letter_id))
+        else:
+            found.sort(key=lambda row: (row.opened_at_ms, row.letter_id), reverse=True)
+        return found[filter.offset : filter.offset + filter.limit], len(found)
+
+    async def count_dead_letters(self, namespace: str | None = None) -> list[DeadLetterCount]:
+        """How many listed letters there are of each kind, the most frequent kinds first."""
+        self._check_open()
+        kinds: dict[tuple[str, str, str, str], list[DeadLetterRow]] = {}
+        for row in self._letters.values():
+            if row.is_listed and namespace in (None, row.namespace):
+                kind = (row.namespace, row.name, row.reason, row.resolution_status)
+                kinds.setdefault(kind, []).append(row)
+        ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+        return [_letter_count(kind, rows) for kind, rows in ordered[:DEAD_LETTER_KINDS_MAX]]
+
+    async def standing_tasks(
+        self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
+    ) -> list[StandingTask]:
+        """Tasks with steps at workers that have not changed since `before_ms`, the oldest first."""
+        self._check_open()
+        check_limit(limit)
+        found = sorted(
+            (row.created_at_ms, row.task_id, row.shard)
+            for row in self._tasks.values()
+            if row.status in ("steps_in_process", "compensating")
+            and row.shard in shards
+            and row.updated_at_ms < before_ms
+        )
+        if after is not None:
+            found = [one for one in found if one[:2] > (after.created_at_ms, after.task_id)]
+        return [StandingTask(task_id, shard, at_ms) for at_ms, task_id, shard in found[:limit]]
+
     async def held_steps(self) -> dict[str, int]:
         """How many steps wait before gates, by namespace."""
         self._check_open()
@@ -413,6 +473,34 @@ def _matches(row: TaskRow, filter: TaskFilter) -> bool:
         and filter.source_system in (None, row.source_system)
         and (filter.tag is None or filter.tag in row.tags)
         and filter.correlation_id in (None, row.correlation_id)
+    )
+
+
+def _letter_matches(row: DeadLetterRow, filter: DeadLetterFilter) -> bool:
+    return (
+        filter.letter_id in (None, row.letter_id)
+        and filter.namespace in (None, row.namespace)
+        and filter.name in (None, row.name)
+        and (not filter.reasons or row.reason in filter.reasons)
+        and (not filter.resolution_statuses or row.resolution_status in filter.resolution_statuses)
+        and filter.is_listed in (None, row.is_listed)
+        and filter.is_open in (None, row.is_open)
+    )
+
+
+def _letter_count(kind: tuple[str, str, str, str], rows: list[DeadLetterRow]) -> DeadLetterCount:
+    open_since = [row.opened_at_ms for row in rows if row.is_open]
+    return DeadLetterCount(
+        namespace=kind[0],
+        name=kind[1],
+        reason=kind[2],
+        resolution_status=kind[3],
+        count=len(rows),
+        open_count=len(open_since),
+        oldest_open_at_ms=min(open_since, default=None),
+        resolved_after_ms=sum(
+            row.resolved_at_ms - row.opened_at_ms for row in rows if row.resolved_at_ms is not None
+        ),
     )
 
 

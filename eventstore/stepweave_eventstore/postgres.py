@@ -30,12 +30,18 @@ from .checks import (
 )
 from .migrate import refuse_unmigrated
 from .postgres_errors import stream_in_conflict, translated
-from .projection_rows import encode_rows, newest_rows, stream_row, task_row, template_row
+from .projection_rows import dead_letter_row, encode_rows, newest_rows, stream_row, task_row, template_row
 from .sessions import Sessions
 from .statements import statement
 from .store import (
+    DEAD_LETTER_KINDS_MAX,
     GATE_KINDS,
+    LETTERS_PER_TASK_MAX,
+    PRIORITY_POINT_MS,
     Append,
+    DeadLetterCount,
+    DeadLetterFilter,
+    DeadLetterRow,
     EventKey,
     EventRecord,
     EventStore,
@@ -43,6 +49,7 @@ from .store import (
     ShardAppend,
     ShardRow,
     Snapshot,
+    StandingTask,
     StreamFilter,
     StreamRow,
     TaskFilter,
@@ -285,10 +292,18 @@ class PostgresEventStore(EventStore):
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
         streams: Sequence[StreamRow] = (),
+        dead_letters: Sequence[DeadLetterRow] = (),
     ) -> None:
         """Upsert rows (never with an older version) and move the shard's checkpoint to `position`."""
         if streams:
             await self._on_pool("project_streams", encode_rows(newest_rows(streams)))
+        if dead_letters:
+            await self._on_pool(
+                "project_dead_letters",
+                encode_rows(newest_rows(dead_letters)),
+                PRIORITY_POINT_MS,
+                LETTERS_PER_TASK_MAX,
+            )
         latest = {(row.namespace, row.name, row.version): row for row in templates}
         await self._on_pool(
             "project", shard, position, encode_rows(newest_rows(tasks)), encode_rows(list(latest.values()))
@@ -357,6 +372,50 @@ class PostgresEventStore(EventStore):
     async def open_streams(self, shard: int) -> list[str]:
         """Ids of the shard's system streams that are shown as open."""
         return [row[0] for row in await self._on_pool("open_streams", shard)]
+
+    async def list_dead_letters(self, filter: DeadLetterFilter) -> tuple[list[DeadLetterRow], int]:
+        """One page of dead letters, and how many match in all."""
+        check_page(filter)
+        if filter.letter_id is not None and not is_uuid(filter.letter_id):
+            return [], 0
+        conditions = (
+            filter.letter_id,
+            filter.namespace,
+            filter.name,
+            filter.reasons,
+            filter.resolution_statuses,
+            filter.is_listed,
+            filter.is_open,
+        )
+        try:
+            rows = await self._on_pool(
+                "list_dead_letters", *conditions, filter.order == "queue", filter.limit, filter.offset
+            )
+        except UnstorableEvent:  # What cannot be stored is not found.
+            return [], 0
+        page = [dead_letter_row(row) for row in rows]
+        if len(page) < filter.limit and (page or filter.offset == 0):
+            return page, filter.offset + len(page)
+        [total] = await self._on_pool("count_matching_dead_letters", *conditions)
+        return page, int(total[0])
+
+    async def count_dead_letters(self, namespace: str | None = None) -> list[DeadLetterCount]:
+        """How many listed letters there are of each kind, the most frequent kinds first."""
+        try:
+            rows = await self._on_pool("count_dead_letters", namespace, DEAD_LETTER_KINDS_MAX)
+        except UnstorableEvent:  # What cannot be stored is not found.
+            return []
+        names = DeadLetterCount.__struct_fields__
+        return [DeadLetterCount(**dict(zip(names, row, strict=True))) for row in rows]
+
+    async def standing_tasks(
+        self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
+    ) -> list[StandingTask]:
+        """Tasks with steps at workers that have not changed since `before_ms`, the oldest first."""
+        check_limit(limit)
+        after_ms, after_id = (None, None) if after is None else (after.created_at_ms, after.task_id)
+        rows = await self._on_pool("standing_tasks", list(shards), before_ms, after_ms, after_id, limit)
+        return [StandingTask(*row) for row in rows]
 
     async def held_steps(self) -> dict[str, int]:
         """How many steps wait before gates, by namespace."""

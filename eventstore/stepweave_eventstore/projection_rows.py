@@ -12,10 +12,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from .checks import UNSTORABLE_CHARACTER
-from .store import StreamRow, TaskRow, TemplateRow
+from .store import DeadLetterRow, StreamRow, TaskRow, TemplateRow
 
-Row = TypeVar("Row", TaskRow, TemplateRow, StreamRow)
-Versioned = TypeVar("Versioned", TaskRow, StreamRow)
+Row = TypeVar("Row", TaskRow, TemplateRow, StreamRow, DeadLetterRow)
+Versioned = TypeVar("Versioned", TaskRow, StreamRow, DeadLetterRow)
 
 _REPLACEMENT: Final = "\ufffd"
 
@@ -54,11 +54,17 @@ def encode_rows(rows: Sequence[Row]) -> str:
     return msgspec.json.encode([storable(row) for row in rows]).decode()
 
 
+def _key(row: TaskRow | StreamRow | DeadLetterRow) -> str:
+    if isinstance(row, TaskRow):
+        return row.task_id
+    return row.letter_id if isinstance(row, DeadLetterRow) else row.stream_id
+
+
 def newest_rows(rows: Sequence[Versioned]) -> list[Versioned]:
-    """One row a task or stream: the one with the highest version, the later of two equal ones."""
+    """One row a task, stream or dead letter: the one with the highest version, the later of two equal ones."""
     newest: dict[str, Versioned] = {}
     for row in rows:
-        key = row.task_id if isinstance(row, TaskRow) else row.stream_id
+        key = _key(row)
         kept = newest.get(key)
         if kept is None or kept.version <= row.version:
             newest[key] = row
@@ -74,6 +80,12 @@ def task_row(columns: Sequence[Any]) -> TaskRow:
 def template_row(columns: Sequence[Any]) -> TemplateRow:
     """A row from its columns, in the order of the struct's fields."""
     return TemplateRow(**dict(zip(TemplateRow.__struct_fields__, columns, strict=True)))
+
+
+def dead_letter_row(columns: Sequence[Any]) -> DeadLetterRow:
+    """A row from its columns, in the order of the struct's fields."""
+    fields = dict(zip(DeadLetterRow.__struct_fields__, columns, strict=True))
+    return DeadLetterRow(**{**fields, "summary": msgspec.Raw(fields["summary"].encode())})
 
 
 def stream_row(columns: Sequence[Any]) -> StreamRow:

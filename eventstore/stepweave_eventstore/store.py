@@ -24,7 +24,7 @@ out. What a read alone never allows is to tell somebody that the append failed.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -213,6 +213,82 @@ class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
     summary: msgspec.Raw = _EMPTY_OBJECT
 
 
+class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the `dead_letters` projection: one time that a task was stuck."""
+
+    letter_id: str
+    task_id: str
+    shard: int
+    #: Of the task's stream, when the row was made.
+    version: int
+    #: Of the task's letters, counted from 1.
+    number: int
+    #: It lists in the dead letters; otherwise only among what is stale.
+    is_listed: bool
+    #: Nobody has resolved it, and the task is still stuck.
+    is_open: bool
+    namespace: str
+    name: str
+    #: `failures`, `staleness` or `handler_missing`.
+    reason: str
+    resolution_status: str
+    priority: int
+    opened_at_ms: int
+    resolved_at_ms: int | None
+    #: What lists show besides, as JSON.
+    summary: msgspec.Raw = _EMPTY_OBJECT
+
+
+#: A task keeps its last letters; the projection too.
+LETTERS_PER_TASK_MAX = 20
+#: In the investigation queue one point of a task's priority weighs as much as this age.
+PRIORITY_POINT_MS = 3_600_000
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """What `list_dead_letters` selects; absent fields do not restrict."""
+
+    letter_id: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    reasons: Sequence[str] = ()
+    resolution_statuses: Sequence[str] = ()
+    is_listed: bool | None = None
+    is_open: bool | None = None
+    #: `newest` first, or `queue`: by age and priority, the most urgent first (`PRIORITY_POINT_MS`).
+    order: Literal["newest", "queue"] = "newest"
+    #: 1 ≤ limit ≤ LIST_LIMIT_MAX
+    limit: int = 50
+    offset: int = 0
+
+
+class DeadLetterCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How many listed letters there are of one kind, and how old they are."""
+
+    namespace: str
+    name: str
+    reason: str
+    resolution_status: str
+    count: int
+    open_count: int
+    #: When the oldest open one was opened.
+    oldest_open_at_ms: int | None
+    #: From the opening to the resolution of those that are resolved, in all (ms).
+    resolved_after_ms: int
+
+
+#: Kinds that `count_dead_letters` tells apart; the most frequent ones.
+DEAD_LETTER_KINDS_MAX = 1_000
+
+
+class StandingTask(msgspec.Struct, frozen=True):
+    """A task that has steps with workers and has not changed for a while."""
+
+    task_id: str
+    shard: int
+    created_at_ms: int
+
+
 #: The streams that steps of a task are held before; their summaries say how many are `waiting`.
 GATE_KINDS: Final = ("slots", "circuit", "rate")
 
@@ -344,11 +420,12 @@ class EventStore(Protocol):
         tasks: Sequence[TaskRow] = (),
         templates: Sequence[TemplateRow] = (),
         streams: Sequence[StreamRow] = (),
+        dead_letters: Sequence[DeadLetterRow] = (),
     ) -> None:
         """Upsert rows and move the shard's checkpoint forward to `position`, which is not moved before the rows are in.
 
-        The row of a task or stream is left alone where the one that is kept has a higher version, so a batch may be given
-        again. What a database's text cannot hold (NUL, half a surrogate pair) is kept as U+FFFD: the
+        The row of a task, stream or dead letter is left alone where the one that is kept has a higher version, so a batch
+        may be given again. Of a task's dead letters the last `LETTERS_PER_TASK_MAX` are kept. What a database's text cannot hold (NUL, half a surrogate pair) is kept as U+FFFD: the
         projection is for people and searches, the event has the exact text.
         """
 
@@ -376,6 +453,20 @@ class EventStore(Protocol):
 
     async def open_streams(self, shard: int) -> list[str]:
         """Ids of the shard's system streams that are shown as open."""
+
+    async def list_dead_letters(self, filter: DeadLetterFilter) -> tuple[list[DeadLetterRow], int]:
+        """One page of dead letters, and how many match in all."""
+
+    async def count_dead_letters(self, namespace: str | None = None) -> list[DeadLetterCount]:
+        """How many listed letters there are of each kind, the most frequent `DEAD_LETTER_KINDS_MAX` kinds first."""
+
+    async def standing_tasks(
+        self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
+    ) -> list[StandingTask]:
+        """Tasks of these shards that have steps with workers and have not changed since `before_ms`, the oldest first.
+
+        `after`: those behind this one, in the same order.
+        """
 
     async def held_steps(self) -> dict[str, int]:
         """How many steps wait before gates, by namespace: the `waiting` of all that are shown as open."""

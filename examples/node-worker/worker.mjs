@@ -78,6 +78,7 @@ async function take(message) {
 }
 
 async function run(step) {
+  if (!handlers[step.handler]) return { kind: "released", reason: "handler_missing" }; // P15
   const started_at_ms = Date.now();
   const abort = new AbortController();
   const entry = { step_uuid: step.step_uuid, abort };
@@ -91,7 +92,6 @@ async function run(step) {
   let outcome;
   try {
     const handler = handlers[step.handler];
-    if (!handler) throw fault(`this worker has no handler ${step.handler}`, "handler_error", "HANDLER_NOT_FOUND"); // P15
     const aborted = new Promise((_, reject) => abort.signal.addEventListener("abort", () => reject(abort.signal.reason)));
     const view = { ...step, signal: abort.signal, dependency: (name) => dependency(step, name) };
     outcome = success(await Promise.race([handler(view), aborted]));

@@ -84,6 +84,24 @@ _ENTRIES: Final = (
         state_change="task: any that is not terminal → cancelled; its unfinished steps → cancelled",
     ),
     _entry(
+        events.TaskStale,
+        "task",
+        outcome=True,
+        emitted_when="The task has stayed in a state, or has run, for longer than its template's `lifecycle` allows; or "
+        "one of its steps has waited for the installation's `handler_missing_seconds` and no worker serves its handler. "
+        "Once for each stay in the state, and once for each handler until a step that uses it goes on.",
+        state_change="none; with `action: fail` its unfinished steps → cancelled (and `task.failed` or "
+        "`compensation.started` follows), with `action: cancel` a `task.cancelled` follows",
+    ),
+    _entry(
+        events.TaskInvestigated,
+        "task",
+        outcome=True,
+        emitted_when="Somebody changed a dead letter of the task (`dlq.update`). A repetition of what is known emits "
+        "nothing.",
+        state_change="none (the dead letter's resolution status)",
+    ),
+    _entry(
         events.TaskPaused,
         "task",
         outcome=True,
@@ -157,10 +175,12 @@ _ENTRIES: Final = (
         events.StepReleased,
         "task",
         outcome=False,
-        emitted_when="A worker that shuts down handed back a try that it had not started. A `step.enqueued` of the "
-        "same try with a new lease token follows in the same append; while the task is paused, when it is resumed.",
-        state_change="none (the `step.enqueued` after it moves the step); while the task is paused: enqueued | "
-        "in_progress → pending",
+        emitted_when="A worker handed back a try that it had not started: it shuts down, or has no room, and a "
+        "`step.enqueued` of the same try with a new lease token follows in the same append; or it does not have the "
+        "handler, and that follows at `retry_at_ms`, or as soon as a worker that has it is seen. While the task is "
+        "paused it follows when the task is resumed.",
+        state_change="none (the `step.enqueued` after it moves the step), with `retry_at_ms`: enqueued | in_progress → "
+        "enqueued; while the task is paused: enqueued | in_progress → pending",
     ),
     _entry(
         events.StepResultRefused,
@@ -352,7 +372,7 @@ _ENTRIES: Final = (
         events.ConcurrencyReleased,
         "task",
         outcome=False,
-        emitted_when="The try that had the slot, or waited for it, is over, or the task is; in the same append as the event that ends it.",
+        emitted_when="The try that had the slot, or waited for it, is over, or the task is; or it waits for a worker with its handler; in the same append as the event that ends it.",
         state_change="none",
     ),
     _entry(
@@ -373,7 +393,7 @@ _ENTRIES: Final = (
         events.CircuitLeft,
         "task",
         outcome=False,
-        emitted_when="A probe has ended, or a held try is over.",
+        emitted_when="A probe has ended or waits for a worker with its handler, or a held try is over.",
         state_change="none",
     ),
     _entry(

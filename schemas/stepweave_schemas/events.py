@@ -143,6 +143,38 @@ class TaskCancelled(Event, frozen=True, kw_only=True, tag="task.cancelled"):
     cancelled_steps: tuple[str, ...] = ()
 
 
+class TaskStale(Event, frozen=True, kw_only=True, tag="task.stale"):
+    """The task has stood still for longer than it may, or waits for a handler that nobody serves."""
+
+    task_name: str
+    namespace: str
+    #: The key of `lifecycle` whose time is over, or `handler_missing`.
+    threshold: str
+    #: The task's status at that moment.
+    status: str
+    #: Since when it is so (ms since the Unix epoch), and how long it may be.
+    since_ms: int
+    limit_ms: int
+    #: What follows: `alert` (nothing), `dlq` (it lists in the dead letters), `fail` or `cancel` (events that follow).
+    action: str
+    #: Steps that it waits for; of many the first ones.
+    waiting_for: tuple[str, ...] = ()
+    #: Handlers of these steps that no worker serves.
+    missing_handlers: tuple[str, ...] = ()
+
+
+class TaskInvestigated(Event, frozen=True, kw_only=True, tag="task.investigated"):
+    """Somebody has looked at a dead letter of the task, and says what came of it; the task itself goes on as before."""
+
+    #: Which of the task's dead letters, counted from 1.
+    number: int
+    resolution_status: str
+    resolution_notes: str = ""
+    resolved_by: str = ""
+    #: Whatever the investigator keeps with it: a JSON object.
+    metadata: msgspec.Raw = NO_RAW
+
+
 # -- tasks in the hands of operators -----------------------------------------------------------------
 
 
@@ -266,6 +298,10 @@ class StepReleased(StepEvent, frozen=True, kw_only=True, tag="step.released"):
 
     attempt: int
     worker_id: str
+    #: `handler_missing` where the worker does not have the step's handler; empty where it shuts down or has no room.
+    reason: str = ""
+    #: When the try is given out again; absent: at once, in the same append.
+    retry_at_ms: int | None = None
 
 
 class StepResultRefused(StepEvent, frozen=True, kw_only=True, tag="step.result_refused"):
@@ -888,6 +924,8 @@ AnyEvent = (
     | TaskCompleted
     | TaskFailed
     | TaskCancelled
+    | TaskStale
+    | TaskInvestigated
     | TaskPaused
     | TaskResumed
     | TaskGivenUp

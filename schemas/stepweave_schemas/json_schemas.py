@@ -49,6 +49,12 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "gate.get": api.GateReply,
     "circuit.open": api.GateReply,
     "circuit.close": api.GateReply,
+    "dlq.list": api.DeadLetterPage,
+    "dlq.get": api.TaskDeadLetters,
+    "dlq.stats": api.DeadLetterStats,
+    "dlq.investigation_queue": api.DeadLetterPage,
+    "dlq.staleness": api.DeadLetterPage,
+    "dlq.update": api.DeadLetterEntry,
     "template.register": api.TemplateReply,
     "template.validate": api.ValidationReply,
     "template.get": api.TemplateReply,
@@ -97,8 +103,8 @@ _RULES: Final[dict[str, Schema]] = {
     "GetEvents.from_version": _FROM_ONE,
     "GetEvents.limit": {"minimum": 1, "maximum": 1000},
     "EventsReply.events": {"items": {"type": "object", "description": "An envelope."}},
-    "ListTasks.page": _FROM_ONE,
-    "ListTasks.per_page": {"minimum": 1, "maximum": 200},
+    "page": _FROM_ONE,
+    "per_page": {"minimum": 1, "maximum": 200},
 }
 
 #: Raw JSON fields that hold an object; any other raw field holds any JSON value.

@@ -44,6 +44,10 @@ ERROR_TYPES: Final = (
 )
 
 
+#: The `reason` of a hand-back by a worker that does not have the step's handler.
+HANDLER_MISSING: Final = "handler_missing"
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """Base: which try it is about (all from the dispatch) and who says so."""
 
@@ -150,7 +154,10 @@ class Checkpointed(Outcome, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class Released(Outcome, frozen=True, kw_only=True, tag="released"):
-    """The worker hands the try back without having started it (it is shutting down)."""
+    """The worker hands the try back without having started it: it is shutting down, or lacks the handler."""
+
+    #: `handler_missing` where the worker does not have the handler: the try is given out again a little later.
+    reason: str = ""
 
 
 class Lost(Outcome, frozen=True, kw_only=True, tag="lost"):

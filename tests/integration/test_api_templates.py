@@ -81,25 +81,6 @@ async def test_every_problem_at_once_each_with_its_line(system: System) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("fields", "step", "path"),
-    [
-        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
-    ],
-)
-async def test_what_this_version_does_not_run_is_refused_not_ignored(
-    system: System, fields: dict[str, Any], step: dict[str, Any], path: str
-) -> None:
-    async with system.unharmed():
-        after = {"name": "b", "handler": "noop", "dependencies": ["a"]}
-        text = template("later", [{**STEP, **step}, after], **fields)
-        refused = await system.refusal("template.register", {"content": text})
-        assert refused.code == "VALIDATION_FAILED"
-        assert path in [
-            problem["path"] for problem in refused.details["problems"] if problem["code"] == "NOT_SUPPORTED"
-        ], refused.details
-
-
 async def test_a_registered_version_never_changes(system: System) -> None:
     first = await system.register(template("fixed", description="one"))
     assert first["created"] is True

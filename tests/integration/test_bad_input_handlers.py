@@ -179,7 +179,6 @@ async def failure(system: System, task: TaskResponse) -> dict[str, Any]:
         ("exits", "handler_error", "SystemExit", "attempts_exhausted"),
         ("exits_in_a_thread", "handler_error", "SystemExit", "attempts_exhausted"),
         ("interrupts", "handler_error", "KeyboardInterrupt", "attempts_exhausted"),
-        ("nobody_has_it", "handler_error", "HANDLER_NOT_FOUND", "attempts_exhausted"),
     ],
 )
 async def test_a_handler_that_raises_fails_its_step_only(

@@ -273,6 +273,16 @@ _HANDLER_ERROR = {
 _PERMANENT = {**_HANDLER_ERROR, "error_type": "permanent_error", "retryable": False}
 
 
+async def test_a_step_whose_handler_is_not_here_is_handed_back(
+    orchestrator: Orchestrator, start_worker: Start
+) -> None:
+    await start_worker()
+    order = await orchestrator.dispatch("unknown")
+    released = await orchestrator.outcome_of(order, result.Released)
+    assert released.reason == result.HANDLER_MISSING
+    await orchestrator.nothing_is_open()
+
+
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
@@ -283,7 +293,6 @@ _PERMANENT = {**_HANDLER_ERROR, "error_type": "permanent_error", "retryable": Fa
         ("throws_nothing", {**_HANDLER_ERROR, "error_message": "undefined"}),
         ("cyclic", {**_PERMANENT, "error_code": "RESULT_NOT_SERIALIZABLE"}),
         ("large", {**_PERMANENT, "error_code": "RESULT_TOO_LARGE"}),
-        ("unknown", {**_HANDLER_ERROR, "error_code": "HANDLER_NOT_FOUND"}),
         ("endless", {**_HANDLER_ERROR, "error_type": "timeout", "error_code": "STEP_TIMEOUT"}),
     ],
 )

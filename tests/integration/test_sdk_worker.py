@@ -36,7 +36,7 @@ from stepweave_schemas import subjects
 from stepweave_schemas.api import GetResults, ResultsReply, operation_subject
 from stepweave_schemas.codec import decode_outcomes, encode
 from stepweave_schemas.dispatch import RESULT_BYTES_MAX, Dispatch
-from stepweave_schemas.result import AnyOutcome, Failure, Lost, Released, Started, Success
+from stepweave_schemas.result import HANDLER_MISSING, AnyOutcome, Failure, Lost, Released, Started, Success
 
 SHARD = 3
 ACK_WAIT_SECONDS = 1.0
@@ -270,11 +270,20 @@ async def test_failures_of_every_kind(side: Side, make_worker: Callable[..., Wor
         one = await failure("stray_cancel")
         assert (one.error_type, one.retryable) == ("handler_error", True)
 
-        one = await failure("unknown_name")
-        assert (one.error_type, one.error_code, one.retryable) == ("handler_error", "HANDLER_NOT_FOUND", True)
-        assert "unknown_name" in one.error_message
-        assert "w1" in one.error_message
-        assert "declined" in one.error_message
+        await side.all_acknowledged()
+
+
+async def test_a_step_whose_handler_is_not_here_is_handed_back(
+    side: Side, make_worker: Callable[..., Worker]
+) -> None:
+    @step_handler("known")
+    async def known() -> None: ...
+
+    async with make_worker(known) as worker:
+        outcome = await side.outcome(await side.dispatch("unknown_name"))
+        assert isinstance(outcome, Released)
+        assert outcome.reason == HANDLER_MISSING
+        assert worker.released_count == 1
         await side.all_acknowledged()
 
 

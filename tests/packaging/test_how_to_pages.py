@@ -22,6 +22,7 @@ TRIED: Final = (
     "step-in-as-an-operator",
     "undo-with-compensations",
     "wait-for-signals",
+    "work-through-dead-letters",
 )
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEMPLATE = re.compile(r"# template: (\S+)\n")

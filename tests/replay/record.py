@@ -64,6 +64,7 @@ from .history import (
 from .operator_stories import OPERATOR_STORIES
 from .saga_stories import SAGA_STORIES
 from .stories import Stories, begun, recorder
+from .stuck_stories import STUCK_STORIES
 from .waiting_stories import WAITING_STORIES
 
 #: By name: what it is about, the template, and the story.
@@ -396,6 +397,7 @@ STORIES.update(
         **SAGA_STORIES,
         **WAITING_STORIES,
         **GATE_STORIES,
+        **STUCK_STORIES,
         **OPERATOR_STORIES,
     }
 )

@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from stepweave_eventstore.store import EventStore, StreamFilter, StreamRow, TaskFilter, TaskRow, TemplateRow
+from stepweave_eventstore.store import (
+    DeadLetterCount,
+    DeadLetterFilter,
+    DeadLetterRow,
+    EventStore,
+    StandingTask,
+    StreamFilter,
+    StreamRow,
+    TaskFilter,
+    TaskRow,
+    TemplateRow,
+)
 
 EMPTY = msgspec.Raw(b"{}")
 NOON_MS = 1_767_268_800_123
@@ -257,6 +268,103 @@ async def test_streams_are_listed_by_kind(store: EventStore) -> None:
     await store.reset_projections()
     assert await listed() == []
     assert await store.open_streams(0) == []
+
+
+def letter(letter_id: str, **changes: Any) -> DeadLetterRow:
+    row = DeadLetterRow(
+        letter_id=letter_id,
+        task_id=A,
+        shard=0,
+        version=1,
+        number=1,
+        is_listed=True,
+        is_open=True,
+        namespace="payments",
+        name="checkout",
+        reason="failures",
+        resolution_status="pending",
+        priority=0,
+        opened_at_ms=NOON_MS,
+        resolved_at_ms=None,
+        summary=EMPTY,
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+async def test_dead_letters_are_listed_queued_and_counted(store: EventStore) -> None:
+    hour_ms = 3_600_000
+    first = letter(A)
+    urgent = letter(B, task_id=B, priority=5, opened_at_ms=NOON_MS + 4 * hour_ms, reason="staleness")
+    stale = letter(C, task_id=C, shard=1, is_listed=False, namespace="a", opened_at_ms=NOON_MS + 1)
+    done = letter(D, number=2, is_open=False, resolution_status="retried", resolved_at_ms=NOON_MS + 500)
+    await store.project(shard=0, position=1, dead_letters=[first, urgent, stale, done])
+    # An older row does not come back.
+    await store.project(shard=0, position=1, dead_letters=[letter(A, version=0, is_open=False)])
+
+    async def listed(**filter: Any) -> list[DeadLetterRow]:
+        return (await store.list_dead_letters(DeadLetterFilter(**filter)))[0]
+
+    assert await listed() == [urgent, stale, done, first]
+    # Five points of priority outweigh four hours.
+    assert await listed(order="queue", is_open=True, is_listed=True) == [urgent, first]
+    assert await listed(namespace="a") == await listed(is_listed=False) == [stale]
+    assert await listed(reasons=("staleness",)) == await listed(letter_id=B) == [urgent]
+    assert await listed(resolution_statuses=("retried",), name="checkout") == [done]
+    assert await listed(letter_id="none") == await listed(namespace="\x00") == []
+    assert await store.list_dead_letters(DeadLetterFilter(limit=1, offset=1)) == ([stale], 4)
+    assert await store.list_dead_letters(DeadLetterFilter(limit=3, offset=9)) == ([], 4)
+    with pytest.raises(ValueError, match="limit"):
+        await listed(limit=0)
+
+    counts: dict[str, Any] = {"namespace": "payments", "name": "checkout", "count": 1, "resolved_after_ms": 0}
+    assert await store.count_dead_letters() == [
+        DeadLetterCount(
+            **{**counts, "resolved_after_ms": 500},
+            reason="failures",
+            resolution_status="retried",
+            open_count=0,
+            oldest_open_at_ms=None,
+        )
+        if one == "retried"
+        else DeadLetterCount(
+            **counts,
+            reason=one,
+            resolution_status="pending",
+            open_count=1,
+            oldest_open_at_ms=NOON_MS + (4 * hour_ms if one == "staleness" else 0),
+        )
+        for one in ("failures", "retried", "staleness")
+    ]
+    assert await store.count_dead_letters("a") == await store.count_dead_letters("\x00") == []
+
+    # Of a task the last 20 stay.
+    newest = letter("0190b7a2-0000-7000-8000-0000000000ff", number=21)
+    await store.project(shard=0, position=1, dead_letters=[newest])
+    assert {row.letter_id for row in await listed()} == {B, C, D, newest.letter_id}
+    await store.reset_projections(0)
+    assert await listed() == [stale]
+    await store.reset_projections()
+    assert await listed() == []
+
+
+async def test_tasks_that_stand_still_are_found_in_order(store: EventStore) -> None:
+    rows = [
+        task(A, created_at_ms=NOON_MS + 2),
+        task(B, shard=1, created_at_ms=NOON_MS + 1),
+        task(C, status="compensating"),
+        task(D, status="waiting_for_retry"),
+    ]
+    await store.project(shard=0, position=1, tasks=rows)
+    found = [StandingTask(C, 0, NOON_MS), StandingTask(B, 1, NOON_MS + 1), StandingTask(A, 0, NOON_MS + 2)]
+    late = NOON_MS + 2
+    assert await store.standing_tasks([0, 1], before_ms=late) == found
+    assert await store.standing_tasks([0, 1], before_ms=late, after=found[0], limit=1) == [found[1]]
+    assert await store.standing_tasks([1], before_ms=late) == [found[1]]
+    assert (
+        await store.standing_tasks([0, 1], before_ms=NOON_MS + 1)
+        == await store.standing_tasks([], before_ms=late)
+        == []
+    )
 
 
 async def test_projections_can_be_emptied_and_rebuilt(store: EventStore) -> None:

@@ -1,2 +1,3 @@
 -- reset_projections: empty the projections of every shard.
-TRUNCATE stepweave.tasks, stepweave.templates, stepweave.streams, stepweave.projection_checkpoints
+TRUNCATE
+    stepweave.tasks, stepweave.templates, stepweave.streams, stepweave.dead_letters, stepweave.projection_checkpoints

@@ -72,18 +72,18 @@ def check_text(request: msgspec.Struct, *fields: str) -> None:
             raise ApiError("VALIDATION_FAILED", f"{field}: the character NUL is not allowed")
 
 
-def check_payload(raw: msgspec.Raw) -> msgspec.Raw:
-    """A signal's payload, sound and within bounds; raises `ApiError`."""
+def check_payload(raw: msgspec.Raw, field: str = "payload") -> msgspec.Raw:
+    """A signal's payload, or another JSON value, sound and within bounds; raises `ApiError`."""
     size = len(memoryview(raw))
     if size > RESULT_BYTES_MAX:
         raise ApiError(
             "VALIDATION_FAILED",
-            f"payload: {size} bytes, {RESULT_BYTES_MAX} at most; keep large data elsewhere and send a reference",
+            f"{field}: {size} bytes, {RESULT_BYTES_MAX} at most; keep large data elsewhere and send a reference",
         )
     try:
         msgspec.json.decode(json_text(raw))
     except (MessageError, msgspec.MsgspecError, RecursionError) as error:
-        raise ApiError("BAD_REQUEST", f"payload: {error}") from None
+        raise ApiError("BAD_REQUEST", f"{field}: {error}") from None
     return raw
 
 

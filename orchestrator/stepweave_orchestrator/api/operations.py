@@ -48,6 +48,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_payload, check_request, check_text, identity, request_digest
+from .dead_letters import DeadLetterOperations
 from .explanations import ExplanationOperations
 from .gates import GateOperations
 from .schedules import ScheduleOperations
@@ -80,6 +81,7 @@ class Operations:
         admission: Admission,
         on_template_changed: Callable[[str], Awaitable[None]],
         explanations: ExplanationOperations,
+        dead_letters: DeadLetterOperations,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -104,6 +106,7 @@ class Operations:
             "task.signal": self.signal_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
+            **dead_letters.handlers,
             "template.register": self.register_template,
             "template.validate": self.validate_template,
             "template.get": self.get_template,

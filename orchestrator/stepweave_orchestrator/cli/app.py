@@ -14,6 +14,7 @@ from . import (
     bench,
     demo,
     dev,
+    dlq,
     doctor,
     env,
     events,
@@ -73,7 +74,7 @@ app.command()(dev.dev)
 app.command()(demo.demo)
 app.command()(new.new)
 task_actions.add_to(task.app)
-for _noun in (task, step, template, schedule, events):
+for _noun in (task, step, dlq, template, schedule, events):
     app.add_typer(_noun.app)
 app.command("explain")(explaining.explain_task)
 app.command()(replay.replay)

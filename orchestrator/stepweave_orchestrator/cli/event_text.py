@@ -23,6 +23,7 @@ _STYLES: Final = {
     "domain.published": "cyan",
     "task.blocked": "bold red",
     "task.failed": "bold red",
+    "task.stale": "bold yellow",
     "task.cancelled": "bold magenta",
     "task.paused": "bold yellow",
     "task.given_up": "bold red",
@@ -107,6 +108,16 @@ def _blocked(data: dict[str, Any]) -> str:
     return f"{_task(data)}: {_error(data)}" + (f"; failed: {_names(failed)}" if len(failed) > 1 else "")
 
 
+def _stale(data: dict[str, Any]) -> str:
+    if data["threshold"] == "handler_missing":
+        text = f"{_task(data)}: no worker serves {_names(data['missing_handlers'])}"
+    else:
+        text = f"{_task(data)}: {data['status']} for {duration(data['limit_ms'])} ({data['threshold']})"
+    if data.get("waiting_for"):
+        text += f"; waits for {_names(data['waiting_for'])}"
+    return text + ("" if data["action"] == "alert" else f"; {data['action']}")
+
+
 def _failed_task(data: dict[str, Any]) -> str:
     text = f"{_task(data)}: {_error(data)}"
     if data.get("compensation_status"):
@@ -188,6 +199,12 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "task.given_up": lambda data: _by_hand(data, "given_up_by", data["reason"]),
     "task.resolved_manually": lambda data: f"{_task(data)}: {_by_hand(data, 'resolved_by', data['reason'])}",
     "task.cancelled": lambda data: f"{_task(data)}: {data['reason'] or 'no reason given'}",
+    "task.stale": _stale,
+    "task.investigated": lambda data: (
+        f"dead letter {data['number']}: {data['resolution_status'].replace('_', ' ')}"
+        + (f", by {data['resolved_by']}" if data.get("resolved_by") else "")
+        + (f": {data['resolution_notes']}" if data.get("resolution_notes") else "")
+    ),
     "step.enqueued": lambda data: f"{data['step_name']}, try {data['attempt']}",
     "step.started": lambda data: f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}",
     "step.completed": lambda data: (
@@ -202,7 +219,10 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
         f"({data['failure_reason'].replace('_', ' ')})"
         + ("; the other batches go on" if data.get("tolerated") else "")
     ),
-    "step.released": lambda data: f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}",
+    "step.released": lambda data: (
+        f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}"
+        + ("; it does not have the handler" if data.get("reason") == "handler_missing" else "")
+    ),
     "step.result_refused": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {data['refusal'].replace('_', ' ')}"
     ),

@@ -24,7 +24,7 @@ from .health import (
     warn,
 )
 from .load import orchestrator_loads
-from .presence import workers_present
+from .presence import missing_handlers, workers_present
 
 _TIMEOUT_SECONDS: Final = 5.0
 _NATS_VERSION_MIN: Final = (2, 11)
@@ -157,6 +157,14 @@ async def _workers(connection: Connection) -> Finding:
         found = await workers_present(connection)
     except CommandError as error:
         return fail("workers", str(error), "check JetStream first")
+    missing = sorted(await missing_handlers(connection))
+    if missing:
+        named = ", ".join(f"{handler} of namespace {namespace}" for namespace, handler in missing[:5])
+        return warn(
+            "workers",
+            f"{len(found)}, and steps wait for handlers that nobody serves: {named}",
+            "start a worker that has them; `stepweave dlq stale` lists the tasks",
+        )
     if not found:
         return warn("workers", "none", "start one: `stepweave worker run MODULE`")
     namespaces = sorted({name for one in found for name in one.get("namespaces") or ()})

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
-import msgspec
-import nats.errors
-from nats.js.errors import APIError, BucketNotFoundError, NoKeysError, NotFoundError
-
+from stepweave.api_errors import ApiError
+from stepweave.client import Client
 from stepweave.messaging import Connection
-from stepweave_schemas.subjects import WORKERS_BUCKET
+from stepweave_orchestrator.runtime.present_workers import WorkersUnknown, present_workers
 
 from .errors import CommandError, ExitCode
-
-_TIMEOUT_SECONDS: Final = 5.0
 
 
 async def workers_present(connection: Connection) -> list[dict[str, Any]]:
     """The entry of every worker, by its id; raises `CommandError` where JetStream does not answer."""
-    jetstream = connection.client.jetstream(timeout=_TIMEOUT_SECONDS)
-    found = []
     try:
-        bucket = await jetstream.key_value(WORKERS_BUCKET)
-        for key in await bucket.keys():
-            try:
-                entry = await bucket.get(key)
-            except NotFoundError:
-                continue  # it left in this moment
-            try:
-                state = msgspec.json.decode(entry.value or b"{}")
-            except msgspec.MsgspecError:
-                continue
-            if isinstance(state, dict) and state:
-                found.append(state)
-    except (BucketNotFoundError, NoKeysError):
-        return []
-    except (APIError, nats.errors.Error, TimeoutError) as error:
+        found = await present_workers(connection)
+    except WorkersUnknown as error:
         raise CommandError(
             f"JetStream does not serve the bucket of workers: {error}; `stepweave doctor` tells more",
             ExitCode.UNAVAILABLE,
         ) from None
     return sorted(found, key=lambda state: str(state.get("worker_id")))
+
+
+#: Of many tasks that stand still so many are looked at.
+STALE_MAX: Final = 200
+_TIMEOUT_SECONDS: Final = 3.0
+
+
+async def missing_handlers(connection: Connection) -> dict[tuple[str, str], int]:
+    """Handlers that steps wait for and nobody serves, by namespace and name: how many tasks wait.
+
+    Empty where no orchestrator answers, which is another command's to tell.
+    """
+    client = Client(connection=connection)
+    try:
+        page = await client.stale_tasks(per_page=STALE_MAX, timeout_seconds=_TIMEOUT_SECONDS)
+    except ApiError:
+        return {}
+    return Counter((entry.namespace, handler) for entry in page.entries for handler in entry.missing_handlers)

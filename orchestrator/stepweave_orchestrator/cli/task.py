@@ -376,6 +376,7 @@ def print_task(task: Any, *, with_steps: bool = True) -> None:
             ("correlation", None if task.correlation_id == task.task_uuid else task.correlation_id),
             ("started by", None if task.parent_task_uuid is None else f"task {task.parent_task_uuid}"),
             ("signals kept", task.signals_kept),
+            ("stuck", task.stuck),
             ("undone", task.compensation_status),
             ("clean up", tuple(step.name for step in task.steps if step.requires_manual_cleanup)),
             ("next", (task.recommended_action or "").replace("_", " ")),
@@ -412,6 +413,8 @@ def _note(step: StepSummary) -> str:
         said.append(f"for signal {step.waiting_for_signal}")
     if step.child_task_uuid is not None:
         said.append(f"child task {step.child_task_uuid}")
+    if step.missing_handler is not None:
+        said.append(f"no worker found with handler {step.missing_handler}")
     # Of a step that is done, the last checkpoint says less than its state.
     if step.items_processed is not None and step.current_state != "complete":
         said.append(f"{step.items_processed} items done")

@@ -33,6 +33,14 @@ def context_of(text: str | None, settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def object_of(text: str, option: str) -> dict[str, Any]:
+    """The JSON object of an option: text, `@file` or `-` (stdin)."""
+    source, found = _read(text, option, '{"ticket": 7}')
+    if not isinstance(found, dict):
+        raise CommandError(f"{source}: expected a JSON object, not {type(found).__name__}", ExitCode.USAGE)
+    return found
+
+
 def payload_of(text: str | None, settings: Sequence[str], option: str = "--payload") -> Any:
     """A signal's payload, or whatever `option` stands for: any JSON value, `@file` or `-` (stdin); with `key=value` settings it is an object.
 

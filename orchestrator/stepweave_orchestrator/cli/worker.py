@@ -11,7 +11,7 @@ from .addresses import nats_address
 from .errors import CommandError
 from .logs import LogFormat, LogLevel, LogLevelName, LogStyle
 from .options import NatsUrl, Output
-from .output import OutputFormat, moment, print_table, show
+from .output import OutputFormat, moment, print_table, progress, show
 from .running import connection, run_async
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def run_(
     """Run the handlers of modules until SIGTERM or Ctrl-C.
 
     It then takes no new steps, hands back those that have not started and lets the others end. One process loads
-    all its modules, and every worker of a namespace and queue must have all handlers used there.
+    all its modules. Let every worker of a namespace and queue have all handlers used there: a step whose handler is not
+    here goes back, and takes longer.
     """
     from .logs import configure_logs
 
@@ -145,13 +146,13 @@ def list_(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List the workers that are alive: what they serve, and how busy they are."""
-    from .presence import workers_present
+    from .presence import missing_handlers, workers_present
 
-    async def work() -> list[dict[str, Any]]:
+    async def work() -> tuple[list[dict[str, Any]], dict[tuple[str, str], int]]:
         async with connection(nats_url) as link:
-            return await workers_present(link)
+            return await workers_present(link), await missing_handlers(link)
 
-    found = run_async(work())
+    found, missing = run_async(work())
     show(
         found,
         output,
@@ -173,3 +174,7 @@ def list_(
             empty="no worker is there; `stepweave worker run MODULE` starts one",
         ),
     )
+    for (namespace, handler), count in sorted(missing.items()):
+        progress(
+            f"nobody serves handler {handler} of namespace {namespace}: {count} task(s) wait; stepweave dlq stale shows them"
+        )

@@ -45,6 +45,8 @@ behind it, once.
 | `domain_events` | what a try publishes besides its outcome; `checks` says what values have to fit |
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
+| `stale_moments`, `staleness` | when a task has stood still for too long, and what follows |
+| `dead_letters` | the times that a task was stuck, and what became of them |
 | `view` | the task as callers see it |
 | `explanation`, `explanation_facts`, `explanation_text` | why it is where it is: what the state says, what is known besides, in words |
 | `template_stream` | the same pattern for a template's versions |

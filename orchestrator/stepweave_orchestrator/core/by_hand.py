@@ -19,9 +19,12 @@ def _task_paused(state: TaskState, event: events.TaskPaused, at_ms: int) -> None
         state.paused_from = "waiting_for_dependencies"
     state.phase = "paused"
     # Whatever waits before a gate leaves the line (the events after this one say so), and asks again afterwards.
+    # So does a try that waits for a worker with its handler: it is with nobody.
     for number, step in enumerate(state.steps):
         if step.status == "held":
             _back_to_pending(state, number, step)
+        elif step.status == "enqueued" and not step.lease_token:
+            hold(state, number, step)
     # Retries wait until the task is resumed, whenever they are due.
     steps = state.steps
     kept = {entry for entry in state.due if steps[entry[1]].status != "waiting_for_retry"}
@@ -70,7 +73,7 @@ def hold(state: TaskState, number: int, step: StepState) -> None:
     """The try was handed back while the task is paused; it is given out again afterwards."""
     _back_to_pending(state, number, step)
     clear_due(state, step)
-    step.former_token, step.lease_token = step.lease_token, ""
+    step.former_token, step.lease_token = step.lease_token or step.former_token, ""
     step.worker_id = ""
     step.started_at_ms = None
 

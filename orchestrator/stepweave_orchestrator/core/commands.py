@@ -26,6 +26,8 @@ class Limits(NamedTuple):
     #: Signals of one task that no step has taken yet, and the size of their payloads together.
     signals_kept_max: int = 1_000
     signals_kept_bytes_max: int = 1_024 * 1_024
+    #: A step whose handler nobody serves is named after so long.
+    handler_missing_ms: int = 60_000
 
 
 DEFAULT_LIMITS = Limits()
@@ -87,4 +89,51 @@ class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
-Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOperatorCommand | AnyOutcome
+class InvestigateTask(msgspec.Struct, frozen=True):
+    """Somebody says what came of one of the task's dead letters."""
+
+    #: The letter's id.
+    letter_id: str
+    #: One of `dead_letters.INVESTIGATED`; `None` leaves it as it is.
+    resolution_status: str | None
+    #: `None` leaves them as they are.
+    resolution_notes: str | None
+    resolved_by: str
+    #: A JSON object as text; `None` leaves it as it is.
+    metadata: str | None
+
+
+class ServedHandlers(msgspec.Struct, frozen=True):
+    """Which handlers live workers serve."""
+
+    #: Those that they name, by namespace and queue.
+    named: dict[tuple[str, str], frozenset[str]]
+    #: The namespaces and queues with a worker that may have others besides.
+    anything: frozenset[tuple[str, str]] = frozenset()
+
+    def names(self, namespace: str, queue: str, handler: str) -> bool:
+        """Whether a live worker says that it has the handler."""
+        return handler in self.named.get((namespace, queue), ())
+
+    def may_serve(self, namespace: str, queue: str, handler: str) -> bool:
+        """Whether a live worker has the handler, or may have it."""
+        return (namespace, queue) in self.anything or self.names(namespace, queue, handler)
+
+
+class CheckHandlers(msgspec.Struct, frozen=True):
+    """Look whether workers serve what the task's steps wait for."""
+
+    served: ServedHandlers
+
+
+Command = (
+    CreateTask
+    | CancelTask
+    | SignalTask
+    | Wake
+    | AdmitStep
+    | InvestigateTask
+    | CheckHandlers
+    | AnyOperatorCommand
+    | AnyOutcome
+)

@@ -13,11 +13,13 @@ from .allowed import refused, why_not
 from .beginning import begin
 from .children import cancel_requests, dies_with_parent
 from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
+from .dead_letters import describe
 from .holding import admitted, standing, with_releases
 from .operators import OPERATOR_DECIDERS
 from .outcomes import OUTCOME_DECIDERS
 from .rejection import Decision, Rejection
 from .signals import decide_signal
+from .staleness import WATCH_DECIDERS, raise_stale
 from .state import ACTIVE, TaskState
 from .tries import NAMED_STEPS_MAX, Failed
 from .turn import Turn
@@ -117,13 +119,21 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
             return []
         return [events.TaskStarted(start_at_ms=state.start_at_ms), *begin(state, moment)]
     turn = Turn(state, moment)
-    for number in state.due_steps(moment.now_ms):
+    due = state.due_steps(moment.now_ms)
+    if state.watch is not None:
+        ending = raise_stale(turn, steps_due=bool(due))
+        if ending is not None:
+            return _end_stale(turn, ending)
+    for number in due:
         step = state.steps[number]
         # An earlier one of them may have ended it: the batch that it belongs to was stopped.
         if turn.status_of(number) != step.status:
             continue
         if step.status == "waiting_for_retry":
             turn.again(number, step.attempt + 1)
+        elif step.status == "enqueued":
+            # A worker without its handler handed it back a while ago.
+            turn.again(number, step.attempt)
         elif step.status == "in_progress":
             turn.fail(number, _timed_out(state, number, "and its worker did not say why"))
         elif step.status == "waiting_for_child":
@@ -140,6 +150,19 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
         elif step.status == "waiting_for_signal":
             _no_signal(turn, number)
     return turn.finish() if turn.happened else []
+
+
+def _end_stale(turn: Turn, stale: events.TaskStale) -> list[events.Event]:
+    """The template says that a task which is stale does not go on."""
+    state = turn.state
+    why = describe(stale)
+    if stale.action == "cancel":
+        cancelled = _cancel(state, CancelTask(reason=why, cancelled_by="lifecycle"), turn.moment)
+        assert not isinstance(cancelled, Rejection)
+        return [*turn.happened, stale, *cancelled]
+    turn.happened += [*cancel_requests(state, why), stale]
+    turn.cut_short(why, "TASK_STALE")
+    return turn.happened
 
 
 def _timed_out(state: TaskState, number: int, why: str) -> Failed:
@@ -188,6 +211,7 @@ _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     SignalTask: decide_signal,
     Wake: _wake,
     AdmitStep: _admit,
+    **WATCH_DECIDERS,
     **OPERATOR_DECIDERS,
     **OUTCOME_DECIDERS,
 }

@@ -11,6 +11,7 @@ from stepweave_schemas.identity import step_uuid
 from . import saga
 from .bookkeeping import clear_due, cut_short, met, move, set_due, step_of
 from .by_hand import BY_HAND, hold, pass_over_settled, settled_by_hand, stepped_in
+from .dead_letters import begin_watching, block, follow, investigate, name_stale
 from .plan import COMPENSATION_PREFIX, worker_name
 from .signals import SIGNAL_IDS_MAX, signal_digest
 from .state import (
@@ -40,6 +41,8 @@ def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskSt
     state.events_since_snapshot += 1
     state.updated_at_ms = recorded_at_ms
     _APPLIERS[type(event)](state, event, recorded_at_ms)
+    if state.watch is not None:
+        follow(state, event, recorded_at_ms)
     return state
 
 
@@ -72,14 +75,31 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
             parent.lease_token,
             parent.result_subject,
         )
+    if state.the_plan.lifecycle is not None:
+        begin_watching(state, at_ms)
 
 
 def _task_started(state: TaskState, event: events.TaskStarted, at_ms: int) -> None:
     state.phase = "steps_in_process"
+    if state.watch is not None:
+        state.watch.began_at_ms = at_ms
 
 
 def _task_blocked(state: TaskState, event: events.TaskBlocked, at_ms: int) -> None:
     state.phase = "blocked_by_failures"
+    block(state, event, at_ms)
+
+
+def _task_stale(state: TaskState, event: events.TaskStale, at_ms: int) -> None:
+    name_stale(state, event, at_ms)
+    if event.action == "fail":
+        cut_short(state, "cancel", at_ms)
+        # It ends with the `task.failed` of the same append, or when it has been undone.
+        state.completed_at_ms = None
+
+
+def _task_investigated(state: TaskState, event: events.TaskInvestigated, at_ms: int) -> None:
+    investigate(state, event, at_ms)
 
 
 def _task_completed(state: TaskState, event: events.TaskCompleted, at_ms: int) -> None:
@@ -148,6 +168,8 @@ def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
     elif step.attempt:
         step.earlier[step.attempt] = EarlierTry(step.lease_token, step.settled_by)
         step.former_token = ""
+        step.handed_back = 0
+        step.handed_back_since_ms = None
     step.attempt = attempt
     step.lease_token = lease_token
     step.settled_by = ""
@@ -224,10 +246,21 @@ def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None
 
 
 def _step_released(state: TaskState, event: events.StepReleased, at_ms: int) -> None:
-    # The `step.enqueued` of the same append follows and gives out a new token.
     number, step = step_of(state, event, at_ms)
     if state.phase == "paused":
         hold(state, number, step)
+        return
+    if event.retry_at_ms is None:
+        # The `step.enqueued` of the same append follows and gives out a new token.
+        return
+    move(state, step, "enqueued")
+    step.former_token, step.lease_token = step.lease_token, ""
+    step.worker_id = ""
+    step.started_at_ms = None
+    step.handed_back += 1
+    if step.handed_back_since_ms is None:
+        step.handed_back_since_ms = at_ms
+    set_due(state, number, step, event.retry_at_ms)
 
 
 def _step_checkpointed(state: TaskState, event: events.StepCheckpointed, at_ms: int) -> None:
@@ -578,6 +611,8 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.TaskCompleted: _task_completed,
     events.TaskFailed: _task_failed,
     events.TaskCancelled: _task_cancelled,
+    events.TaskStale: _task_stale,
+    events.TaskInvestigated: _task_investigated,
     events.StepEnqueued: _step_enqueued,
     events.StepStarted: _step_started,
     events.StepCompleted: _step_completed,

@@ -2,7 +2,8 @@
 
 The circuit comes late, so that a step that waited long for a slot does not go to a service that has failed since; the
 rate comes last, so that a turn is not kept for later. A retry passes all of them again; a try that goes on after a
-checkpoint, or was handed back, keeps what it has.
+checkpoint, or is given out again at once, keeps what it has. One that waits for a worker with its handler gives it
+back: others can use it meanwhile.
 """
 
 from __future__ import annotations
@@ -55,8 +56,6 @@ _ENDS_TRY: Final = (
     events.StepResolvedManually,
     events.StepCompletedManually,
 )
-#: While the task is paused, these end a try for the time being.
-_INTERRUPTS_TRY: Final = (events.StepReleased, events.StepCheckpointed)
 _HELD: Final = (events.ConcurrencyRequested, events.CircuitHeld, events.RateHeld)
 _GATES: Final[dict[type[events.Event], GateKind]] = {
     events.ConcurrencyRequested: "concurrency",
@@ -205,11 +204,14 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
             told += kept.all_given_back()
             told.append(event)
             continue
+        if isinstance(event, events.TaskStale) and event.action == "fail":
+            # All steps end here; the task itself may still be undone.
+            told += kept.steps_given_back()
         told.append(event)
-        interrupts = state.phase == "paused" and isinstance(event, _INTERRUPTS_TRY)
+        ends = isinstance(event, _ENDS_TRY) or _interrupts_try(state, event)
         if isinstance(event, _HELD):
             kept.asks(event)
-        elif isinstance(event, events.StepEvent) and (isinstance(event, _ENDS_TRY) or interrupts):
+        elif isinstance(event, events.StepEvent) and ends:
             told += kept.given_back(event.step_name, _outcome(event))
         elif isinstance(event, events.BatchStopped):
             batch = state.batches[state.the_plan.index[event.worker_template]]
@@ -219,6 +221,13 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
                 if kept.is_held(name, state.steps[number]):
                     told += kept.given_back(name, "")
     return told
+
+
+def _interrupts_try(state: TaskState, event: events.Event) -> bool:
+    """Whether a try is with nobody for the time being: its task is paused, or a worker did not have its handler."""
+    if isinstance(event, events.StepReleased):
+        return state.phase == "paused" or event.retry_at_ms is not None
+    return state.phase == "paused" and isinstance(event, events.StepCheckpointed)
 
 
 def lines_left(state: TaskState) -> list[events.Event]:
@@ -272,8 +281,8 @@ class _Kept:
         self._ended.add(name)
         return told + self._asked.pop(name, [])
 
-    def all_given_back(self) -> list[events.Event]:
-        """What gives back all that the task and its steps have, and wait for."""
+    def steps_given_back(self) -> list[events.Event]:
+        """What gives back all that the steps have, and wait for."""
         state = self._state
         told: list[events.Event] = []
         for number, step in enumerate(state.steps):
@@ -281,6 +290,12 @@ class _Kept:
                 told += self.given_back(state.name_of(number), "")
         for name in [name for name in self._asked if name]:
             told += self.given_back(name, "")
+        return told
+
+    def all_given_back(self) -> list[events.Event]:
+        """What gives back all that the task and its steps have, and wait for."""
+        state = self._state
+        told = self.steps_given_back()
         if state.hold is not None:
             told.append(_release("", state.task_id, state.hold, ""))
         told += [_release("", state.task_id, one, "") for one in state.passes]

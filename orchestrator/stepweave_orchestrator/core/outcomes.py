@@ -12,6 +12,7 @@ from stepweave_schemas import events, result
 from .commands import Moment
 from .domain_events import CHECKPOINT, SUCCESS, domain_events
 from .rejection import Decision, Rejection
+from .staleness import handed_back
 from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
 from .tries import Failed, enqueued
 from .turn import Said, Turn, task_completed
@@ -357,6 +358,8 @@ def _released(state: TaskState, outcome: result.Released, moment: Moment) -> Dec
     if refusal is not None:
         return refusal
     step = state.steps[number]
+    if outcome.reason == result.HANDLER_MISSING:
+        return handed_back(state, number, outcome, moment)
     released = events.StepReleased(
         step_name=outcome.step_name,
         step_uuid=step.uuid,

@@ -103,6 +103,29 @@ class DomainEventSpec(msgspec.Struct, frozen=True):
     delivery: str | None = None
 
 
+class LifecycleSpec(msgspec.Struct, frozen=True):
+    """After how long a task is stale, and what follows then."""
+
+    max_duration_seconds: float | None = None
+    max_steps_in_process_seconds: float | None = None
+    max_waiting_for_dependencies_seconds: float | None = None
+    max_waiting_for_retry_seconds: float | None = None
+    #: `dlq`, `alert`, `fail`, `cancel` or `none`.
+    staleness_action: str = "dlq"
+
+    def limit_ms(self, threshold: str) -> int | None:
+        """How long a task may be in it, by the threshold's name; `None`: for ever."""
+        seconds: float | None = getattr(self, threshold)
+        return None if seconds is None else round(seconds * 1000)
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether any task can become stale."""
+        return self.staleness_action != "none" and any(
+            self.limit_ms(name) is not None for name in self.__struct_fields__ if name.startswith("max_")
+        )
+
+
 class StepSpec(msgspec.Struct, frozen=True):
     """One step of the canonical template, as far as running it needs."""
 
@@ -144,6 +167,7 @@ class _Canonical(msgspec.Struct, frozen=True):
     max_retry_after_ms: int | None = None
     concurrency: ConcurrencySpec | None = None
     domain_events: tuple[DomainEventSpec, ...] = ()
+    lifecycle: LifecycleSpec | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +211,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     domain_events: dict[str, DomainEventSpec]
     #: The template's schemas; `None` where nobody brought them along, and nothing is checked.
     checks: Checks | None
+    #: When a task is stale; `None` where none ever is.
+    lifecycle: LifecycleSpec | None
     _near_ancestors: dict[int, tuple[tuple[int, ...], bool]]
     _compensations: dict[int, StepSpec]
 
@@ -359,6 +385,7 @@ def compile_plan(
         },
         domain_events={event.name: event for event in template.domain_events},
         checks=checks,
+        lifecycle=template.lifecycle if template.lifecycle and template.lifecycle.has_effect else None,
         _near_ancestors={},
         _compensations={},
     )

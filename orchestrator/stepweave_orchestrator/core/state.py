@@ -16,6 +16,7 @@ from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.result import Checkpointed
 
 from .plan import Plan, StepSpec
+from .stale_moments import stale_at_ms
 
 #: `absent`, `excluded`, `expanded` and `waiting_for_child` are not shown: a step that may still come to exist, one
 #: that never can, a batch worker that has been multiplied, and one that is in progress in another task.
@@ -172,6 +173,10 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     #: The gate before which its next try is held, and what its current one holds.
     hold: Pass | None = None
     passes: tuple[Pass, ...] = ()
+    #: How often workers without its handler have handed the current try back, and since when. A step that is enqueued
+    #: without a lease token is given out again at `due_at_ms`.
+    handed_back: int = 0
+    handed_back_since_ms: int | None = None
 
 
 class BatchState(msgspec.Struct, kw_only=True, gc=False):
@@ -224,6 +229,63 @@ class ParentStep(msgspec.Struct, frozen=True, gc=False):
     attempt: int
     lease_token: str
     result_subject: str
+
+
+class DeadLetter(msgspec.Struct, kw_only=True, gc=False):
+    """One time that a task was stuck: what for, since when, and what became of it."""
+
+    #: Counted from 1.
+    number: int
+    #: `failures`, `staleness` or `handler_missing`.
+    reason: str
+    #: Whether it lists in the dead letters; otherwise only among what is stale.
+    listed: bool
+    #: The task's version and status when it began.
+    opened_version: int
+    original_state: str
+    opened_at_ms: int
+    updated_at_ms: int
+    error_message: str = ""
+    error_code: str | None = None
+    #: Steps that it is about; of many the first ones.
+    steps: tuple[str, ...] = ()
+    missing_handlers: tuple[str, ...] = ()
+    #: Of a stale task: which time is over, since when it ran, and how long it was.
+    threshold: str = ""
+    since_ms: int = 0
+    limit_ms: int = 0
+    resolution_status: str = "pending"
+    resolution_notes: str = ""
+    resolved_by: str = ""
+    resolved_at_ms: int | None = None
+    #: It was closed by what became of the task, not by an investigator.
+    closed_by_task: bool = False
+    #: Then: what an investigator had said before (status, notes, who).
+    before: tuple[str, str, str] = ("pending", "", "")
+    #: A JSON object, as text.
+    metadata: str = "{}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has resolved it, and the task is still as it was."""
+        return self.resolved_at_ms is None
+
+
+class Watch(msgspec.Struct, kw_only=True, gc=False):
+    """What is kept of a task that may become stale, or has been stuck. A plain task has none."""
+
+    #: When the task began to run; later by as long as it was paused.
+    began_at_ms: int
+    #: The status that it stays in, and since when; in `steps_in_process` since its last change.
+    status: TaskStatus
+    since_ms: int
+    #: The stay, and the whole task, are known to last too long.
+    stay_raised: bool = False
+    duration_raised: bool = False
+    #: Handlers that nobody was found to serve, and no step has used since.
+    missing_handlers: tuple[str, ...] = ()
+    #: The last ones, oldest first; at most the last of them is open.
+    letters: list[DeadLetter] = []
 
 
 class TaskState(msgspec.Struct, kw_only=True, gc=False):
@@ -290,6 +352,7 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     #: The steps with a `due_at_ms`, as a heap of `(due_at_ms, step)`. Its first entry holds; others may be out of
     #: date: one that differs from its step's `due_at_ms` means nothing. Retries are not in it while the task is paused.
     due: list[tuple[int, int]] = []
+    watch: Watch | None = None
     #: Events applied since the last snapshot.
     events_since_snapshot: int = 0
 
@@ -385,7 +448,11 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
         """The earliest moment at which a `Wake` would have an effect, if there is one."""
         if self.phase == "pending":
             return self.start_at_ms
-        return self.due[0][0] if self.due else None
+        due_ms = self.due[0][0] if self.due else None
+        if self.watch is None:
+            return due_ms
+        stale_ms = stale_at_ms(self)
+        return stale_ms if due_ms is None or (stale_ms is not None and stale_ms < due_ms) else due_ms
 
     def next_attempt(self, number: int) -> int:
         """The number of the try that would be given out next; that of the last one where it was only held."""

@@ -636,6 +636,19 @@ class Turn:
                 )
             )
 
+    def cut_short(self, message: str, code: str) -> None:
+        """Nothing goes on any more, whatever runs: the task is undone where its template says so, or ends in error."""
+        for number, step in enumerate(self.state.steps):
+            if step.status in ACTIVE | SUSPENDED | {"pending", "waiting_for_retry"}:
+                self.leave(number, "cancelled")
+        failed = list(self.state.failed)
+        names = tuple(self.state.name_of(number) for number in failed[:NAMED_STEPS_MAX])
+        wishing = [*failed, *self._put_up_with(failed)]
+        if self.plan.on_failure == "compensate" or any(self.undo_of(number) for number in wishing):
+            self.undoing.begin(wishing, names, message, code)
+        else:
+            self.happened.append(self.undoing.task_failed(names, message, code))
+
     def _put_up_with(self, failed: list[int]) -> list[int]:
         """The other batches that failed: now that the task cannot complete, their wishes count too."""
         known = set(failed)

@@ -197,7 +197,7 @@ class Undoing:
         if running.left_count + sum(self._left.values()) == 0:
             failed = state.failed
             names = tuple(state.name_of(one) for one in failed[:NAMED_STEPS_MAX])
-            message, code = self._turn.error_of(failed[-1])
+            message, code = state.ending_message, state.ending_code
             partial = bool(self._uncleaned or running.left_out_count) or any(
                 step.requires_manual_cleanup for step in state.steps
             )

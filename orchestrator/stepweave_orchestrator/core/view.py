@@ -12,6 +12,7 @@ from stepweave_schemas.identity import derived_uuid
 
 from .allowed import shown_status
 from .children import REFUSALS
+from .dead_letters import letter_uuid, open_letter
 from .plan import COMPENSATION_PREFIX, StepSpec
 from .state import ACTIVE, MET, StepState, TaskState
 
@@ -66,12 +67,22 @@ def step_summary(state: TaskState, number: int) -> StepSummary:
         waiting_for_signal=None if signal is None else signal.name,
         items_processed=None if step.checkpoint is None else step.checkpoint.items_processed,
         requires_manual_cleanup=step.requires_manual_cleanup,
+        missing_handler=_missing_handler(state, step, spec),
         compensation_attempts=None if undoing is None else undoing.attempt,
         compensation_next_retry_at=_at(undoing.due_at_ms)
         if undoing is not None and undoing.status == "waiting_for_retry"
         else None,
         compensation_error_message=undoing.fault.error_message if undoing and undoing.fault else None,
     )
+
+
+def _missing_handler(state: TaskState, step: StepState, spec: StepSpec) -> str | None:
+    """The handler that the step waits for, where no worker was found to have it."""
+    if step.status != "enqueued":
+        return None
+    handler = spec.handler.callable
+    known = state.watch is not None and handler in state.watch.missing_handlers
+    return handler if known or step.handed_back else None
 
 
 def _has_child(step: StepState) -> bool:
@@ -97,6 +108,7 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
     ready = counts["enqueued"]
     shown = min(total, STEPS_IN_RESPONSE_MAX) if with_steps else 0
     execution, action = _execution(state, ready)
+    letter = open_letter(state)
     return TaskResponse(
         task_uuid=state.task_id,
         name=plan.ref.name,
@@ -129,6 +141,8 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
         parent_task_uuid=None if state.parent is None else state.parent.task_id,
         depth=state.depth,
         signals_kept=tuple(kept.signal for kept in state.mailbox),
+        dlq_entry_uuid=None if letter is None else letter_uuid(state.task_id, letter.number),
+        stuck=None if letter is None else letter.error_message,
         steps=tuple(step_summary(state, number) for number in _worth_showing(state, numbers, shown)),
         steps_truncated=shown < total,
     )

@@ -21,6 +21,9 @@ class Metrics:
         self.messages_refused = 0
         self.requests = 0
         self.requests_refused = 0
+        #: Tasks that were found stale, and that wait for a handler which nobody serves.
+        self.tasks_stale = 0
+        self.handlers_missing = 0
 
     def committed(self, events: int) -> None:
         """One commit with so many events."""

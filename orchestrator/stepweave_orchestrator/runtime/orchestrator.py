@@ -13,23 +13,26 @@ from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, JetStreamPublisher, Subscription
 from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
+from stepweave_orchestrator.api.dead_letters import DeadLetterOperations
 from stepweave_orchestrator.api.explanations import ExplanationOperations
 from stepweave_orchestrator.api.operations import Operations
 from stepweave_orchestrator.api.service import ApiService
 from stepweave_orchestrator.core.commands import Wake
+from stepweave_orchestrator.core.dead_letters import newest_stale
 from stepweave_orchestrator.version import VERSION
 from stepweave_schemas import subjects
 from stepweave_schemas.events import Event, ShardAcquired, ShardReleased
 from stepweave_schemas.identity import shard_stream_id
 from stepweave_schemas.load import OrchestratorLoad
 
-from .actors import StreamActor, SystemState
+from .actors import StreamActor, SystemState, TaskActor
 from .admission import GAUGES
 from .batch import Shard
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
 from .consumer import CommandConsumer
 from .gate_kinds import CIRCUIT
+from .handler_watch import HandlerWatch
 from .leases import Leases
 from .load_readings import LoadReadings
 from .loading import ActorLoader
@@ -43,7 +46,7 @@ from .streams import Streams, StreamsUnavailable
 from .takeover import TakeOver
 from .templates import TemplateCatalogue
 from .timers import Timers
-from .work import Record, Work, into_future
+from .work import Done, Record, Work, into_future
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +147,9 @@ class Orchestrator:
             self.load.admission,
             self._tell_template_changed,
             ExplanationOperations(store, self.loader, self.router, connection, self.shard_count),
+            DeadLetterOperations(store, self.loader, self.router, self.shard_count),
         )
+        self.handler_watch = HandlerWatch(settings, store, connection, self.owner, self.metrics)
         self.api = ApiService(connection, self.operations, self.metrics, VERSION, self.tell_load)
         self.load.requests_waiting = self.api.requests_waiting
         self.leases = Leases(
@@ -169,6 +174,7 @@ class Orchestrator:
         await self.circuits.load()
         self._run(self.owner.run())
         self._run(self.projector.run())
+        self._run(self.handler_watch.run())
         await self.leases.tick()
         # Beside the take-overs: they may last longer than a lease.
         self._run(self.leases.run())
@@ -359,9 +365,29 @@ class Orchestrator:
                 command=Wake(),
                 causation_id="timer",
                 actor_name="timer",
-                finish=lambda _ending: None,
+                finish=lambda ending: self._on_woken(task_id, ending),
             )
         )
+
+    def _on_woken(self, task_id: str, ending: Any) -> None:
+        """A task that has become stale is told of, and its workers, where it was cancelled for that."""
+        actor = self.owner.actors.peek(task_id)
+        if not isinstance(ending, Done) or not ending.changed or not isinstance(actor, TaskActor):
+            return
+        letter = None if actor.state.watch is None else newest_stale(actor.state)
+        if letter is None:
+            return
+        self.metrics.tasks_stale += 1
+        log.warning(
+            "a task is stale",
+            task_uuid=task_id,
+            namespace=actor.state.the_plan.ref.namespace,
+            template=actor.state.the_plan.ref.name,
+            reason=letter.error_message,
+            status=actor.state.status,
+        )
+        if actor.state.phase != "steps_in_process":
+            self.service.tell_workers(actor)
 
     # -- NATS ------------------------------------------------------------------------------------
 

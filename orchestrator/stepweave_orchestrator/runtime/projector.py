@@ -13,10 +13,18 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import structlog
 
-from stepweave_eventstore.store import EventStore, StoreUnavailable, StreamRow, TaskRow, TemplateRow
+from stepweave_eventstore.store import (
+    DeadLetterRow,
+    EventStore,
+    StoreUnavailable,
+    StreamRow,
+    TaskRow,
+    TemplateRow,
+)
 from stepweave_orchestrator.core import TaskState
 
 from .actors import Actor, ActorCache, StreamActor, TaskActor, TemplateActor
+from .letter_rows import letter_rows
 from .loading import ActorLoader, Unloadable
 
 log = structlog.get_logger(__name__)
@@ -149,13 +157,18 @@ class Projector:
             for start in range(0, max(len(stream_ids), 1), ROWS_MAX):
                 some = stream_ids[start : start + ROWS_MAX]
                 last = start + ROWS_MAX >= len(stream_ids)
-                tasks, templates, streams, busy = await self._rows(shard, some)
+                tasks, templates, streams, letters, busy = await self._rows(shard, some)
                 if busy:
                     # Their newest events are not committed yet; they come again with the next commit or look.
                     self.changed(shard, behind.position, busy)
                 position = behind.position if last and shard not in self._behind else 0
                 await self._store.project(
-                    shard=shard, position=position, tasks=tasks, templates=templates, streams=streams
+                    shard=shard,
+                    position=position,
+                    tasks=tasks,
+                    templates=templates,
+                    streams=streams,
+                    dead_letters=letters,
                 )
                 self._unwritten = len(stream_ids) - start - len(some)
         except StoreUnavailable:
@@ -166,10 +179,11 @@ class Projector:
 
     async def _rows(
         self, shard: int, stream_ids: list[str]
-    ) -> tuple[list[TaskRow], list[TemplateRow], list[StreamRow], list[str]]:
+    ) -> tuple[list[TaskRow], list[TemplateRow], list[StreamRow], list[DeadLetterRow], list[str]]:
         tasks: list[TaskRow] = []
         templates: list[TemplateRow] = []
         streams: list[StreamRow] = []
+        letters: list[DeadLetterRow] = []
         busy: list[str] = []
         found: list[tuple[str, Actor | Unloadable]] = []
         missing: list[str] = []
@@ -186,8 +200,10 @@ class Projector:
         for stream_id, one in found:
             if isinstance(one, TaskActor):
                 tasks.append(task_row(one.state, shard))
+                if one.state.watch is not None:
+                    letters.extend(letter_rows(one.state, shard))
             elif isinstance(one, TemplateActor):
                 templates.extend(template_rows(one))
             elif isinstance(one, StreamActor):
                 streams.append(one.kind.row(one.state, stream_id, shard))
-        return tasks, templates, streams, busy
+        return tasks, templates, streams, letters, busy

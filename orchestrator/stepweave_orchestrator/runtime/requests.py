@@ -16,7 +16,13 @@ import structlog
 from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
-from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask, StreamCommand
+from stepweave_orchestrator.core.commands import (
+    CancelTask,
+    CreateTask,
+    InvestigateTask,
+    SignalTask,
+    StreamCommand,
+)
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.explanation import explained, number_named
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
@@ -41,6 +47,7 @@ from stepweave_schemas.template.value_checks import violations_text
 from .actors import Actor, StreamActor, TaskActor
 from .admission import Admission
 from .gate_kinds import CIRCUIT, gate_item
+from .letter_rows import letter_rows
 from .metrics import Metrics
 from .owner import OwnerLoop
 from .schedule_requests import asked, no_schedule, refusal_of, schedule_query, schedule_work
@@ -109,6 +116,20 @@ class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
     sent_by: str
 
 
+class GetLetters(_OwnerRequest, frozen=True, kw_only=True, tag="get_letters"):
+    """The task's dead letters. Answer: a JSON array of `DeadLetterRow`."""
+
+
+class Investigate(_OwnerRequest, frozen=True, kw_only=True, tag="investigate"):
+    """Say what came of a dead letter. Answer: as of `GetLetters`."""
+
+    letter_id: str
+    resolution_status: str | None
+    resolution_notes: str | None
+    resolved_by: str
+    metadata: str | None
+
+
 class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
     """A page of results. Answer: `api.ResultsReply`."""
 
@@ -172,6 +193,8 @@ OwnerRequest = (
     | Cancel
     | Operate
     | Signal
+    | GetLetters
+    | Investigate
     | Results
     | Register
     | Explain
@@ -311,6 +334,10 @@ class OwnerService:
                 return await self._operate(shard, request)
             case Signal():
                 return await self._signal(shard, request)
+            case GetLetters():
+                return await self._query(shard, request.stream_id, _answer_letters)
+            case Investigate():
+                return await self._investigate(shard, request)
             case Register():
                 return await self._register(shard, request)
             case Explain():
@@ -462,6 +489,28 @@ class OwnerService:
             taken,
             b"false" if done.changed else b"true",
         )
+
+    async def _investigate(self, shard: int, request: Investigate) -> bytes:
+        _done(
+            await self._perform(
+                Work(
+                    stream_id=request.stream_id,
+                    shard=shard,
+                    command=InvestigateTask(
+                        request.letter_id,
+                        request.resolution_status,
+                        request.resolution_notes,
+                        request.resolved_by,
+                        request.metadata,
+                    ),
+                    causation_id=f"investigate:{request.letter_id}",
+                    actor_name=f"api:{request.resolved_by}" if request.resolved_by else "api",
+                    finish=_unset,
+                )
+            ),
+            request.stream_id,
+        )
+        return await self._query(shard, request.stream_id, _answer_letters)
 
     async def _register(self, shard: int, request: Register) -> bytes:
         registered = request.registered
@@ -671,6 +720,12 @@ def _answer_task(actor: Actor) -> bytes:
     if len(answer) > TASK_BYTES_MAX:
         return encode(task_response(actor.state, with_steps=False))
     return answer
+
+
+def _answer_letters(actor: Actor) -> bytes:
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    return encode(letter_rows(actor.state, actor.shard))
 
 
 def _answer_step(actor: Actor, step: str) -> bytes:

@@ -86,6 +86,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: How many steps of a namespace may begin each second, over all orchestrators, which must agree on it; JSON, such
     #: as `{"payments": 50}`. The burst is one second's worth.
     rates_by_namespace: dict[str, float] = {}
+    #: A step whose handler no live worker serves is named after so long.
+    handler_missing_seconds: float = DEFAULT_LIMITS.handler_missing_ms / 1000
+    #: How often tasks that stand still are looked at for that.
+    handler_check_seconds: float = 30.0
     #: Creates are refused with BACKPRESSURE beyond each of these, and taken again below `admission_resume_percent` of
     #: it: creates that are not answered yet,
     creates_under_way_max: int = 3_000
@@ -127,6 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"rates_by_namespace: {namespace}: expected 0.001..1000000 steps each second"
                 )
+        if not 0.05 <= self.handler_check_seconds <= 3600:
+            raise ValueError("handler_check_seconds: expected 0.05..3600")
         for name, value in (*self.limits()._asdict().items(), *self._admission().items()):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1")
@@ -176,6 +182,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             child_depth_max=self.child_depth_max,
             signals_kept_max=self.signals_kept_max,
             signals_kept_bytes_max=self.signals_kept_bytes_max,
+            handler_missing_ms=round(self.handler_missing_seconds * 1000),
         )
 
     def _admission(self) -> dict[str, float | None]:

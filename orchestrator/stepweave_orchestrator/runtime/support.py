@@ -23,9 +23,7 @@ _BOUNDED = (
     ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
 )
 _STEP_KEYS: dict[str, str] = {}
-_TASK_KEYS = {
-    "lifecycle": "lifecycle thresholds",
-}
+_TASK_KEYS: dict[str, str] = {}
 
 
 def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:

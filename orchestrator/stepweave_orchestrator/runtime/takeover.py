@@ -179,7 +179,8 @@ class TakeOver:
                     continue
                 state = actor.state
                 for number, step in enumerate(state.steps):
-                    if step.status in ACTIVE:
+                    # One without a token was handed back: its timer gives it out again.
+                    if step.status in ACTIVE and step.lease_token:
                         name = state.name_of(number)
                         message = dispatch_order(actor, name, step.attempt, step.lease_token)
                         if message is not None:

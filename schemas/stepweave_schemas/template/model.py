@@ -48,10 +48,10 @@ Backoff = Literal["none", "fixed", "linear", "exponential", "fibonacci"]
 IdentityStrategy = Literal["always_unique", "strict", "caller_provided"]
 OnFailure = Literal["compensate", "block", "fail"]
 FailureStrategy = Literal["isolate", "continue_on_failure", "fail_fast"]
-StalenessAction = Literal["dlq", "alert", "none"]
 EventCondition = Literal["success", "failure", "retryable_failure", "permanent_failure", "always"]
 EventPayload = Literal["outcome", "handler"]
 EventDelivery = Literal["durable", "fast"]
+StalenessAction = Literal["dlq", "alert", "fail", "cancel", "none"]
 JsonObject = dict[str, JsonValue]
 
 
@@ -220,7 +220,7 @@ class Lifecycle(Model):
     """How long a task may stay in a state before it counts as stale."""
 
     max_duration_seconds: Seconds | None = None
-    """The whole task."""
+    """The whole task, from its start to its end."""
     max_steps_in_process_seconds: Seconds | None = None
     """In `steps_in_process` without any change."""
     max_waiting_for_dependencies_seconds: Seconds | None = None
@@ -228,7 +228,9 @@ class Lifecycle(Model):
     max_waiting_for_retry_seconds: Seconds | None = None
     """In `waiting_for_retry`."""
     staleness_action: StalenessAction = "dlq"
-    """What happens to a stale task."""
+    """What happens to a stale task besides its `task.stale` event: `dlq` lists it in the dead letters, `alert` does
+    nothing more, `fail` ends it in `error` (undone as its template says), `cancel` cancels it; `none` switches the
+    thresholds off."""
 
 
 class StepTemplate(Model):

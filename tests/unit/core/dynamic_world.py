@@ -27,7 +27,14 @@ from stepweave_orchestrator.core import (
 )
 from stepweave_orchestrator.core.allowed import allowed_actions, allowed_step_actions
 from stepweave_orchestrator.core.children import start_order, task_result
-from stepweave_orchestrator.core.commands import AdmitStep, Command, Limits, SignalTask
+from stepweave_orchestrator.core.commands import (
+    AdmitStep,
+    CheckHandlers,
+    Command,
+    InvestigateTask,
+    Limits,
+    SignalTask,
+)
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.operator_commands import (
     AnyOperatorCommand,
@@ -504,6 +511,8 @@ class DynamicWorld:
                 return model.signal(command.signal, command.signal_id, json.loads(command.payload))
             case AdmitStep():
                 raise AssertionError("no template of this world has a gate")
+            case CheckHandlers() | InvestigateTask():
+                raise AssertionError("these have a property of their own, see test_stale_properties")
             case _:
                 return model.told(command)
 

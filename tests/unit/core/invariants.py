@@ -51,6 +51,7 @@ def check_state(state: TaskState) -> None:
     waiting_count = len(named("waiting_for_retry", *ACTIVE, *SUSPENDED))
     assert len(state.due) <= 2 * waiting_count + 17, "outdated wake-ups pile up"
     _check_task(state, named)
+    _check_letters(state)
 
 
 def check_counters(state: TaskState) -> None:
@@ -119,7 +120,7 @@ def _check_step(name: str, step: StepState) -> None:
     if step.worker_id != "signal" and step.status != "waiting_for_signal":
         assert not step.lease_token or step.attempt, name
     if step.status in (*ACTIVE, "waiting_for_child", "waiting_for_retry"):
-        assert step.lease_token, name
+        assert step.lease_token or _is_handed_back(step), name
     if step.status in HIDDEN or (step.status in ("pending", "skipped") and not step.attempt):
         assert (step.attempt, step.settled_by, step.due_at_ms, step.lease_token) == (0, "", None, ""), name
     if step.status in OPEN:
@@ -127,19 +128,30 @@ def _check_step(name: str, step: StepState) -> None:
     # An operator may settle a step before its dependencies are done.
     if step.status not in ("pending", "cancelled", *HIDDEN, *MET) or step.settled_by == "success":
         assert step.unmet == 0, f"{name} ran before its dependencies"
-    if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED):
+    if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED) and not _is_handed_back(step):
         assert step.due_at_ms is None, f"{name} would be woken for nothing"
     if step.status == "waiting_for_retry":
         assert step.due_at_ms is not None, f"{name} would never be tried again"
     # A hold lasts while the step is held, what it has passed while its try is out or on its way.
     assert (step.hold is not None) == (step.status == "held"), f"{name} is held by nothing"
-    assert not step.passes or step.status in (*OPEN, "held"), f"{name} keeps what it does not need"
+    keeps = step.status in (*OPEN, "held") and not _is_handed_back(step)
+    assert keeps or not step.passes, f"{name} keeps what it does not need"
     if step.status in ("waiting_for_retry", "error"):
         assert step.fault is not None, name
     if step.compensates < 0:
         done = step.status in MET - {"skipped", "resolved_manually"}
         assert (step.result is not None) == done, f"{name} is {step.status}; its result is {step.result}"
     assert len(set(step.refused_attempts)) == len(step.refused_attempts), f"{name}: refused twice"
+
+
+def _is_handed_back(step: StepState) -> bool:
+    """Whether a worker without its handler has handed the step back, and it is given out again later."""
+    return (
+        step.status == "enqueued"
+        and not step.lease_token
+        and step.handed_back > 0
+        and step.due_at_ms is not None
+    )
 
 
 def _check_existence(state: TaskState) -> None:
@@ -213,8 +225,53 @@ def _next_wake_ms(state: TaskState) -> int | None:
     if state.phase == "pending":
         return state.start_at_ms
     held = {"waiting_for_retry"} if state.phase == "paused" else set()
-    due = [step.due_at_ms for step in state.steps if step.status not in held]
-    return min((due_at_ms for due_at_ms in due if due_at_ms is not None), default=None)
+    moments = [
+        step.due_at_ms for step in state.steps if step.due_at_ms is not None and step.status not in held
+    ]
+    return min([*moments, *_stale_moments(state)], default=None)
+
+
+def _stale_moments(state: TaskState) -> list[int]:
+    """When the task will be stale, by each time of its template that is not known to be over."""
+    lifecycle, watch = state.the_plan.lifecycle, state.watch
+    if lifecycle is None or state.is_terminal:
+        return []
+    assert watch is not None, "a task with a lifecycle is not watched"
+    assert watch.status == state.status
+    if state.phase == "paused":
+        return []
+    stay = {
+        "steps_in_process": lifecycle.max_steps_in_process_seconds,
+        "waiting_for_retry": lifecycle.max_waiting_for_retry_seconds,
+        "waiting_for_dependencies": lifecycle.max_waiting_for_dependencies_seconds,
+    }.get(state.status)
+    found = []
+    if stay is not None and not watch.stay_raised:
+        found.append(watch.since_ms + round(stay * 1_000))
+    if lifecycle.max_duration_seconds is not None and not watch.duration_raised:
+        found.append(watch.began_at_ms + round(lifecycle.max_duration_seconds * 1_000))
+    return found
+
+
+def _check_letters(state: TaskState) -> None:
+    """A task that is stuck has one open dead letter, and one that is not has none."""
+    letters = [] if state.watch is None else state.watch.letters
+    assert (
+        [one.number for one in letters] == list(range(letters[0].number, letters[-1].number + 1))
+        if letters
+        else True
+    )
+    assert not any(one.is_open for one in letters[:-1]), "two dead letters are open"
+    for one in letters:
+        assert one.is_open == (one.resolution_status in ("pending", "investigating"))
+        assert one.opened_at_ms <= one.updated_at_ms
+    is_open = bool(letters) and letters[-1].is_open
+    if state.is_terminal:
+        assert not is_open, "a task has ended, and its dead letter has not"
+    if state.phase == "blocked_by_failures":
+        last = letters[-1]
+        assert last.reason == "failures" and last.listed
+        assert is_open or not last.closed_by_task, "a blocked task is missing in the dead letters"
 
 
 def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
@@ -227,7 +284,7 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
             assert state.done_count == state.existing_count
             assert not named("absent", "pending", *ACTIVE, *SUSPENDED), "complete, but not all of it"
         case "blocked_by_failures" | "error":
-            assert state.failed, "blocked for no reason"
+            assert state.failed or state.ending_code == "TASK_STALE", "blocked for no reason"
             assert not open_steps, "blocked while something could go on"
             assert not named("compensating")
         case "cancelled" | "resolved_manually":
@@ -247,6 +304,7 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
         case "pending":
             assert not any(step.attempt for step in state.steps)
         case "paused":
+            assert not any(_is_handed_back(step) for step in state.steps), "it would be given out"
             assert not named("held") and state.hold is None, "a paused task stands in a line"
     if state.is_terminal:
         assert not state.mailbox

@@ -205,6 +205,11 @@ OF_DYNAMIC_WORKFLOWS = (
     "task.paused",
     "task.resolved_manually",
     "task.resumed",
+    "concurrency.",
+    "circuit.",
+    "rate.",
+    "task.stale",
+    "task.investigated",
 )
 #: How often each event type occurred in the examples.
 SEEN: Counter[str] = Counter()

@@ -84,6 +84,23 @@ EVENTS: Final[list[events.Event]] = [
         requires_manual_cleanup=("reserve",),
     ),
     events.TaskCancelled(**_TASK, reason="no need", cancelled_by="someone", cancelled_steps=("greet",)),
+    events.TaskStale(
+        **_TASK,
+        threshold="handler_missing",
+        status="steps_in_process",
+        since_ms=1,
+        limit_ms=60_000,
+        action="alert",
+        waiting_for=("greet",),
+        missing_handlers=("say_hello",),
+    ),
+    events.TaskInvestigated(
+        number=1,
+        resolution_status="manually_resolved",
+        resolution_notes="paid by hand",
+        resolved_by="ada",
+        metadata=msgspec.Raw(b'{"ticket":7}'),
+    ),
     events.StepEnqueued(**_STEP, lease_token="token"),
     events.StepStarted(**_STEP, worker_id="w-1", started_at_ms=1),
     events.StepCompleted(**_STEP, result=msgspec.Raw(b"[1]"), worker_id="w-1", metadata=msgspec.Raw(b"{}")),
@@ -319,6 +336,7 @@ OUTCOMES: Final[list[result.AnyOutcome]] = [
     result.Checkpointed(**_TRY),
     result.Checkpointed(**_TRY, cursor=msgspec.Raw(b"250"), items_processed=250, accumulated_results=CONTEXT),
     result.Released(**_TRY),
+    result.Released(**_TRY, reason=result.HANDLER_MISSING),
     result.Lost(**_TRY, deliveries=2),
 ]
 
@@ -357,6 +375,23 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     "gate.get": [api.GetGate(gate_id=TASK_ID)],
     "circuit.open": [api.OpenCircuit(namespace="default", service="bank", open_seconds=0.5, reason="moved")],
     "circuit.close": [api.CloseCircuit(namespace="default", service="bank", closed_by="ada")],
+    "dlq.list": [
+        api.ListDeadLetters(),
+        api.ListDeadLetters(dlq_reason=("failures",), resolution_status=("pending",), is_open=True),
+    ],
+    "dlq.get": [api.GetDeadLetters(task_id=TASK_ID, dlq_entry_uuid=STEP_UUID)],
+    "dlq.stats": [api.GetDeadLetterStats(namespace="default")],
+    "dlq.investigation_queue": [api.GetInvestigationQueue(), api.GetInvestigationQueue(page=2, per_page=200)],
+    "dlq.staleness": [api.GetStaleness(namespace="default")],
+    "dlq.update": [
+        api.UpdateDeadLetter(
+            dlq_entry_uuid=STEP_UUID,
+            resolution_status="manually_resolved",
+            resolution_notes="paid by hand",
+            resolved_by="ada",
+            metadata=CONTEXT,
+        )
+    ],
     "template.register": [api.RegisterTemplate(content="name: greeting")],
     "template.validate": [api.ValidateTemplate(content="name: greeting", source="greeting.yaml")],
     "template.get": [api.GetTemplate(namespace="default", name="greeting")],
@@ -395,6 +430,7 @@ _SUMMARY = api.StepSummary(
     waiting_for_signal="approval",
     items_processed=250,
     requires_manual_cleanup=True,
+    missing_handler="say_hello",
 )
 _COMMON: Final[dict[str, Any]] = {
     "task_uuid": TASK_ID,
@@ -431,6 +467,8 @@ _TASK_RESPONSE = api.TaskResponse(
     parent_task_uuid=TASK_ID,
     depth=1,
     signals_kept=("approval",),
+    dlq_entry_uuid=STEP_UUID,
+    stuck="no worker serves say_hello, for more than 60 s",
     steps=(_SUMMARY,),
 )
 _TEMPLATE = api.TemplateReply(
@@ -467,6 +505,34 @@ _GATE_REPLY = api.GateReply(
     waiting_count=1,
     next_at=timestamp(0),
 )
+_ENTRY = api.DeadLetterEntry(
+    dlq_entry_uuid=STEP_UUID,
+    task_uuid=TASK_ID,
+    namespace="default",
+    name="greeting",
+    version="1.0.0",
+    priority=0,
+    correlation_id=TASK_ID,
+    dlq_reason="staleness",
+    original_state="steps_in_process",
+    stream_version=4,
+    dlq_timestamp=timestamp(0),
+    age_seconds=60.0,
+    priority_score=0.017,
+    is_open=True,
+    is_listed=True,
+    error_message="boom",
+    error_code=None,
+    steps=("greet",),
+    missing_handlers=("say_hello",),
+    threshold="max_duration_seconds",
+    since=timestamp(0),
+    limit_seconds=60.0,
+    resolution_status="pending",
+    updated_at=timestamp(0),
+    metadata=CONTEXT,
+)
+_ENTRIES = api.DeadLetterPage(entries=(_ENTRY,), pagination=_PAGINATION)
 _FIRING: Final = api.FiringTime(at="2026-01-01T05:00:00.000Z", local="2026-01-01T06:00:00+01:00")
 _RUN: Final = api.ScheduledRun(
     task_uuid=TASK_ID, at="2026-01-01T05:00:00.000Z", cause="regular", status="complete"
@@ -570,6 +636,36 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "gate.get": [_GATE_REPLY],
     "circuit.open": [_GATE_REPLY],
     "circuit.close": [_GATE_REPLY],
+    "dlq.list": [_ENTRIES],
+    "dlq.get": [
+        api.TaskDeadLetters(entries=()),
+        api.TaskDeadLetters(entries=(_ENTRY,), dlq_entry_uuid=STEP_UUID, task_snapshot=_TASK_RESPONSE),
+    ],
+    "dlq.stats": [
+        api.DeadLetterStats(
+            total_count=1,
+            open_count=1,
+            oldest_open_age_seconds=60.0,
+            by_reason={"staleness": 1},
+            by_resolution_status={"pending": 1},
+            kinds=(
+                api.DeadLetterKind(
+                    namespace="default",
+                    name="greeting",
+                    dlq_reason="staleness",
+                    resolution_status="pending",
+                    count=1,
+                    open_count=1,
+                    oldest_open_at=timestamp(0),
+                    oldest_open_age_seconds=60.0,
+                    mean_seconds_to_resolution=None,
+                ),
+            ),
+        )
+    ],
+    "dlq.investigation_queue": [_ENTRIES],
+    "dlq.staleness": [_ENTRIES],
+    "dlq.update": [_ENTRY],
     "template.register": [_TEMPLATE],
     "template.validate": [api.ValidationReply(valid=False, problems=({"code": "UNKNOWN_KEY"},))],
     "template.get": [_TEMPLATE],

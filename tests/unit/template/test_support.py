@@ -50,17 +50,6 @@ def test_what_runs_is_not_refused() -> None:
     assert out_of_bounds(loaded.template, "t.yaml") == ()
 
 
-@pytest.mark.parametrize(
-    ("fields", "step", "path"),
-    [
-        ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
-    ],
-)
-def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str, Any], path: str) -> None:
-    found = unsupported(template({"handler": "h", **step}, **fields), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED") == [path]
-
-
 def test_what_operators_may_skip_is_run() -> None:
     assert unsupported(template({"handler": "h", "skippable": True}), "t.yaml") == ()
 

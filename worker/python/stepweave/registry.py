@@ -200,6 +200,11 @@ class Registry:
         return not self._handlers and self._chain.only_registered
 
     @property
+    def only_registered(self) -> bool:
+        """Whether it has no handlers but those in `names`."""
+        return self._chain.only_registered
+
+    @property
     def only_threads(self) -> bool:
         """Whether every handler is a plain function or method, so that threads are what limits them."""
         with self._lock:

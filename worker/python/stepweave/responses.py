@@ -49,6 +49,12 @@ class SignalResponse(api.SignalReply, frozen=True, kw_only=True):
     task: TaskResponse
 
 
+class DeadLettersResponse(api.TaskDeadLetters, frozen=True, kw_only=True):
+    """The dead letters of a task, oldest first; `task_snapshot` is the task as it was when one of them began."""
+
+    task_snapshot: TaskResponse | None = None
+
+
 class CreatedTask(msgspec.Struct, frozen=True, kw_only=True):
     """One element of `create_tasks`, in the order of the request.
 

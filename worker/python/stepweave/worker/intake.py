@@ -27,6 +27,8 @@ log = get_logger("stepweave.worker")
 RESULTS_TIMEOUT_SECONDS: Final = 30.0
 _RESULTS_TRY_SECONDS: Final = 5.0
 _RESULTS_PAUSE_SECONDS: Final = 0.25
+#: The code of the failure that says that the worker does not have the handler: another one may.
+HANDLER_NOT_FOUND: Final = "HANDLER_NOT_FOUND"
 #: How many names of handlers a refusal lists.
 _NAMES_MAX: Final = 20
 
@@ -90,7 +92,7 @@ def find_handler(registry: Registry, dispatch: Dispatch, worker_id: str) -> Invo
             f"{error} on worker {worker_id}; it has: {listed or 'none'}",
             ErrorType.HANDLER_ERROR,
             True,
-            error_code="HANDLER_NOT_FOUND",
+            error_code=HANDLER_NOT_FOUND,
             metadata={"handler": dispatch.handler, "worker_id": worker_id},
         )
     except ConfigurationError as error:

@@ -27,7 +27,7 @@ from stepweave.tracing import HandlerSpans
 from stepweave_schemas.dispatch import Dispatch
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.mint import now_ms
-from stepweave_schemas.result import Lost, Released, Started
+from stepweave_schemas.result import HANDLER_MISSING, Lost, Released, Started
 from stepweave_schemas.subjects import (
     PRIORITY_CLASSES,
     TEMPLATE_CHANGED,
@@ -39,7 +39,7 @@ from stepweave_schemas.subjects import (
 
 from .execution import outcome_of
 from .held import HeldTry, StopReason
-from .intake import Malformed, find_handler, read_dispatch
+from .intake import HANDLER_NOT_FOUND, Malformed, find_handler, read_dispatch
 from .pool import CLEANUP_SECONDS, TryPool
 from .presence import Presence
 from .result_publisher import ResultPublisher
@@ -304,6 +304,7 @@ class Worker:
             "namespaces": self.namespaces,
             "queues": self.queues,
             "handlers": self._registry.names,
+            "resolves": not self._registry.only_registered,
             "concurrency": self._pool.capacity,
             "running": self._pool.running_count,
             "hostname": socket.gethostname(),
@@ -373,6 +374,15 @@ class Worker:
             log.warning(
                 "a step's handler is not here", handler=dispatch.handler, error=invocation.error_message
             )
+            if invocation.error_code == HANDLER_NOT_FOUND:
+                # Another worker may have it: the try goes back, and costs nothing.
+                self.released_count += 1
+                self._results.add(
+                    dispatch.result_subject,
+                    Released(**self._try_fields(dispatch), reason=HANDLER_MISSING),
+                    partial(self._send_ack, message.reply),
+                )
+                return None
             self._results.add(
                 dispatch.result_subject,
                 outcome_of(dispatch, invocation, worker_id=self.worker_id),
