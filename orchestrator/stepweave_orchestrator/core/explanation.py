@@ -10,7 +10,8 @@ finding and of what was found out.
 | `start_delayed` | the task begins later | |
 | `task_held` | the task waits for a slot | `group`, `value`, `limit` |
 | `paused` | an operator holds the task back | `actions`, `start_at_ms` |
-| `stale` | the task is known to stand still | `error_message`, `letter` |
+| `stale` | the task is known to stand still for too long | `error_message`, `threshold`, `listed` |
+| `stale_later` | the task counts as standing still from then on, where nothing changes | `threshold`, `action` |
 | `blocked` | nothing can run until an operator acts | `failed`, `failed_count`, `actions` |
 | `failed` | a step failed for good | `error_*`, `tries`, `actions`, `on_failure`, `blocked` |
 | `compensating` | the task is being undone | `left`, `error_message` |
@@ -18,8 +19,7 @@ finding and of what was found out.
 | `waiting_for_signal` | a step waits for a signal | `signal`, `has_default` |
 | `waiting_for_child` | a step waits for another task | `child` |
 | `waiting_for_retry` | a step is tried again later | `error_*`, `tries`, `actions`, `paused` |
-| `enqueued` | a try was given to the workers | `handler`, `queue`, `tries` |
-| `handed_back` | a try came back and is given out again later | `handler`, `queue`, `tries`, `times` |
+| `enqueued` | a try was given to the workers, or came back and is given out again | `handler`, `queue`, `tries`, `handed_back`, `missing` |
 | `in_progress` | a worker has said that it runs a try | `worker_id`, `tries`, `items_processed` |
 | `batch_bounded` | no more steps of a batch may run at once | `parallelism`, `count`, `left`, `running`, `ended` |
 | `pending` | a step waits for others | `dependencies` |
@@ -43,12 +43,16 @@ from stepweave_schemas.gate import GateKind
 from stepweave_schemas.subjects import PriorityClass, priority_class
 
 from .allowed import allowed_actions, allowed_step_actions
+from .dead_letters import open_letter
+from .stale_moments import stale_moments
 from .state import HIDDEN, MET, BatchState, Fault, Pass, StepState, TaskState
 
 FindingCode = Literal[
     "start_delayed",
     "task_held",
     "paused",
+    "stale",
+    "stale_later",
     "blocked",
     "failed",
     "compensating",
@@ -188,7 +192,8 @@ def explain(state: TaskState, now_ms: int) -> list[Finding]:
     if state.phase != "pending" and state.hold is None:
         found += _of_steps(state, range(len(state.steps)), FINDINGS_MAX)
         found += _batches(state)
-    return found or [Finding(code="moving", since_ms=state.updated_at_ms)]
+    found = found or [Finding(code="moving", since_ms=state.updated_at_ms)]
+    return [*found, *_stale(state)]
 
 
 def explain_step(state: TaskState, number: int, now_ms: int) -> list[Finding]:
@@ -332,7 +337,13 @@ def _of_step(state: TaskState, number: int) -> Finding:
         since_ms = step.started_at_ms if code == "in_progress" else step.enqueued_at_ms
         until_ms = step.due_at_ms
         details = {"tries": _tries(state, number), "handler": spec.handler.callable, "queue": spec.queue}
-        if code == "in_progress":
+        if code == "enqueued":
+            if step.handed_back and not step.lease_token:
+                details["handed_back"] = step.handed_back
+                since_ms = step.handed_back_since_ms
+            watch = state.watch
+            details["missing"] = watch is not None and spec.handler.callable in watch.missing_handlers
+        else:
             details["worker_id"] = step.worker_id
         if step.checkpoint is not None:
             details["items_processed"] = step.checkpoint.items_processed
@@ -581,9 +592,10 @@ def _blocked(state: TaskState) -> Finding:
         _waits(state, slot) or state.steps[slot].status == "absent"
         for slot in range(len(state.the_plan.steps))
     )
+    letter = open_letter(state)
     return Finding(
         code="blocked",
-        since_ms=state.updated_at_ms,
+        since_ms=state.updated_at_ms if letter is None else letter.updated_at_ms,
         details={
             "failed": [state.name_of(number) for number in state.failed[:NAMES_MAX]],
             "failed_count": len(state.failed),
@@ -591,6 +603,43 @@ def _blocked(state: TaskState) -> Finding:
         },
         waiting_count=unreachable,
     )
+
+
+def _stale(state: TaskState) -> list[Finding]:
+    """That the task stands still for longer than it may; what it waits for is told by others."""
+    letter = open_letter(state)
+    if letter is None:
+        return _stale_later(state)
+    if letter.reason == "failures":
+        return []
+    return [
+        Finding(
+            code="stale",
+            since_ms=letter.opened_at_ms,
+            details={
+                "error_message": letter.error_message[:MESSAGE_CHARS_MAX],
+                "threshold": letter.threshold,
+                "listed": letter.listed,
+            },
+        )
+    ]
+
+
+def _stale_later(state: TaskState) -> list[Finding]:
+    """The next of the template's `lifecycle` times that runs."""
+    moments = stale_moments(state)
+    lifecycle = state.the_plan.lifecycle
+    if not moments or lifecycle is None:
+        return []
+    threshold, since_ms, limit_ms = min(moments, key=lambda one: one[1] + one[2])
+    return [
+        Finding(
+            code="stale_later",
+            since_ms=since_ms,
+            until_ms=since_ms + limit_ms,
+            details={"threshold": threshold, "action": lifecycle.staleness_action},
+        )
+    ]
 
 
 def _paused(state: TaskState) -> Finding:

@@ -258,6 +258,34 @@ def _rate(finding: Finding, facts: Facts) -> Said:
     )
 
 
+def _stale(finding: Finding, facts: Facts) -> Said:
+    details = finding.details
+    listed = "; it lists in the dead letters" if details["listed"] else ""
+    return Said(
+        code=finding.code,
+        sentence=f"It is known to stand still{_since(finding.since_ms, facts.now_ms)}: {details['error_message']}{listed}.",
+        commands=(command("dlq", "show", facts.task_id),),
+        rank=3,
+    )
+
+
+def _stale_later(finding: Finding, facts: Facts) -> Said:
+    assert finding.until_ms is not None
+    then = {
+        "dlq": ", and lists in the dead letters",
+        "fail": ", and ends in error",
+        "cancel": ", and is cancelled",
+    }.get(str(finding.details["action"]), "")
+    return Said(
+        code=finding.code,
+        sentence=(
+            f"Where it stays like this, the task counts as stale {_due(finding.until_ms, facts.now_ms)}{then} "
+            f"(lifecycle.{finding.details['threshold']})."
+        ),
+        rank=3,
+    )
+
+
 def _paused(finding: Finding, facts: Facts) -> Said:
     pause = facts.pause
     text = "The task is paused"
@@ -367,9 +395,20 @@ def _enqueued(finding: Finding, facts: Facts) -> Said:
     run = command("worker", "run", "MODULE", "--namespace", need.namespace, "--queue", need.queue)
     workers = command("worker", "list")
     line = _line(finding, facts)
+    if "handed_back" in finding.details:
+        times = counted(finding.details["handed_back"], "time")
+        text = f"{_tried(finding)} came back {times}{_since(finding.since_ms, facts.now_ms)} from workers of {where} that do not have its handler {need.handler}"
+        end = (
+            ""
+            if finding.until_ms is None
+            else f" It is given out again {_due(finding.until_ms, facts.now_ms)}."
+        )
+        line = ""
     if facts.workers is None:
+        missing = finding.details.get("missing") or "handed_back" in finding.details
         return Said(
-            code="enqueued",
+            code="handler_missing" if missing else "enqueued",
+            rank=0 if missing else 1,
             sentence=f"{text}.{line} Which workers serve it could not be found out.{end}",
             commands=(workers,),
         )
@@ -483,7 +522,7 @@ def _blocked(finding: Finding, facts: Facts) -> Said:
             f"The task is blocked{_since(finding.since_ms, facts.now_ms)}: {counted(details['failed_count'], 'step')} failed for good"
             f" ({failed}){behind}, and nothing can run until somebody acts."
         ),
-        commands=_of_task(finding, facts),
+        commands=(*_of_task(finding, facts), command("dlq", "show", facts.task_id)),
         rank=0,
     )
 
@@ -598,6 +637,8 @@ _SAYING: Final[dict[str, Callable[[Finding, Facts], Said]]] = {
     "start_delayed": _start_delayed,
     "task_held": _slots,
     "paused": _paused,
+    "stale": _stale,
+    "stale_later": _stale_later,
     "blocked": _blocked,
     "failed": _failed,
     "compensating": _compensating,

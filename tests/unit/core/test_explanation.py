@@ -33,6 +33,7 @@ from stepweave_orchestrator.core.explanation_text import (
 )
 from stepweave_orchestrator.core.gates.standing import Holding, Standing
 from stepweave_orchestrator.core.operator_commands import PauseTask, ResolveTask
+from stepweave_schemas.result import HANDLER_MISSING
 
 from .scenario import (
     T0_MS,
@@ -54,10 +55,12 @@ from .scenario import (
     given,
     held_by_circuit,
     held_by_rate,
+    release,
     save,
     start,
     started,
     succeed,
+    wake,
 )
 from .templates import compiled, diamond, one_step, step
 
@@ -181,8 +184,9 @@ def test_a_blocked_task() -> None:
             f"The task is blocked since {NOON} (less than a second): 1 step failed for good (b), 1 more step waits for"
             " that, and nothing can run until somebody acts."
         ),
-        commands=tuple(
-            f"stepweave task {word} {TASK_ID}" for word in ("retry", "give-up", "resolve", "cancel")
+        commands=(
+            *(f"stepweave task {word} {TASK_ID}" for word in ("retry", "give-up", "resolve", "cancel")),
+            f"stepweave dlq show {TASK_ID}",
         ),
         rank=0,
     )
@@ -366,6 +370,52 @@ def test_a_step_that_was_given_out() -> None:
         assert only(scenario, Known(later_ms=5_000, workers=workers, queue=line)) == wanted
     empty = Known(queue=QueueFact(waiting_count=0, out_count=0))
     assert "No try lies in it: this one's outcome is on its way." in only(scenario, empty).sentence
+
+
+def test_a_step_that_comes_back_for_want_of_its_handler() -> None:
+    scenario = begun(one_step())
+    for delay_ms in (100, 200):
+        scenario.run(release("a", reason=HANDLER_MISSING)).later(delay_ms).run(wake())
+    scenario.run(release("a", reason=HANDLER_MISSING))
+    before = (
+        "Step a, try 1 of 3, came back 3 times since 12:00:00 UTC (less than a second) from workers of queue default of"
+        " namespace tests that do not have its handler run_a"
+    )
+    again = "It is given out again at 12:00:00 UTC, in less than a second."
+    missing = only(scenario, Known(workers=(worker("w-1", "run_b"),)))
+    assert (missing.code, missing.rank) == ("handler_missing", 0)
+    assert missing.sentence == (
+        f"{before}, and no live worker there has its handler run_a: w-1 has other ones. {again}"
+    )
+    assert only(scenario).code == "handler_missing"
+    able = only(scenario, Known(workers=(worker("w-1", "run_a"),)))
+    assert (able.code, able.sentence) == ("enqueued", f"{before}. Its handler run_a is with w-1. {again}")
+
+
+def test_a_task_that_stands_still() -> None:
+    lifecycle = {"max_steps_in_process_seconds": 60, "staleness_action": "dlq"}
+    scenario = begun(compiled("a", lifecycle=lifecycle)).later(10_000)
+    _, later = told(scenario)
+    assert later == Said(
+        code="stale_later",
+        sentence=(
+            "Where it stays like this, the task counts as stale at 12:01:00 UTC, in 50 s, and lists in the dead letters"
+            " (lifecycle.max_steps_in_process_seconds)."
+        ),
+        rank=3,
+    )
+    scenario.later(50_000).run(wake())
+    given_out, stale = told(scenario, Known(later_ms=5_000))
+    assert given_out.code == "enqueued"
+    assert stale == Said(
+        code="stale",
+        sentence=(
+            "It is known to stand still since 12:01:00 UTC (5 s): the task has been in steps_in_process for more than 60 s;"
+            " it lists in the dead letters."
+        ),
+        commands=(f"stepweave dlq show {TASK_ID}",),
+        rank=3,
+    )
 
 
 def test_a_step_that_runs() -> None:
