@@ -253,6 +253,7 @@ _OPERATION_TEXTS: Final = {
     "task.list": "A page of tasks, newest first, from the projection",
     "task.cancel": "End a task now",
     "task.signal": "Tell a task something that one of its steps waits for, or will",
+    "task.fork": "Begin a task that reuses what another one has come to",
     "task.results": "What finished steps returned, in pages",
     "task.events": "A task's history, in pages",
     "gate.list": "A page of slots, circuits or rates, from the projection",

@@ -36,6 +36,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "task.list": api.TaskPage,
     "task.cancel": api.TaskResponse,
     "task.signal": api.SignalReply,
+    "task.fork": api.ForkReply,
     "task.results": api.ResultsReply,
     "task.events": api.EventsReply,
     "gate.list": api.GatePage,

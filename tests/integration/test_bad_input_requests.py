@@ -47,6 +47,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "task.list": {"page": "1"},
     "task.cancel": {"task_id": uuid7(), "reason": 7},
     "task.signal": {"task_id": uuid7(), "signal": 7},
+    "task.fork": {"task_id": uuid7(), "from_steps": 7},
     "task.results": {"task_id": uuid7(), "offset": "1"},
     "task.events": {"task_id": uuid7(), "limit": None},
     "gate.list": {"kind": 7},

@@ -47,6 +47,7 @@ from stepweave_schemas.template import TaskTemplate
 
 from .dynamic_stories import DYNAMIC_STORIES
 from .example_histories import example_runs, histories_of
+from .fork_stories import FORK_STORIES
 from .gate_stories import GATE_STORIES
 from .history import (
     FOLDER,
@@ -387,7 +388,7 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update({**DYNAMIC_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
+STORIES.update({**DYNAMIC_STORIES, **FORK_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
 
 
 # -- writing -------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ _YEAR_9999_END_MS: Final = 253_402_300_799_999
 
 def check_request(request: api.CreateTask) -> Any:
     """The request's context as a plain object; raises `ApiError` for whatever is out of bounds."""
-    context = _context(request.context)
+    context = check_context(request.context)
     if request.task_id is not None and not is_uuid(request.task_id):
         raise ApiError(
             "INVALID_UUID", f"task_id: {request.task_id!r} is no UUID in its canonical lower-case form"
@@ -116,7 +116,8 @@ def request_digest(request: api.CreateTask, version: Version, context: Any) -> s
     )
 
 
-def _context(raw: msgspec.Raw) -> Any:
+def check_context(raw: msgspec.Raw) -> Any:
+    """A task's context as a plain object; raises `ApiError` where it is none, or too large."""
     size = len(memoryview(raw))
     if size > CONTEXT_BYTES_MAX:
         raise ApiError(

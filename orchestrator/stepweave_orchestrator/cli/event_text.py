@@ -52,6 +52,16 @@ def _task(data: dict[str, Any]) -> str:
     return f"{data['namespace']}/{data['task_name']}"
 
 
+def _created(data: dict[str, Any]) -> str:
+    text = "{namespace}/{name}:{version}".format(**data["template"])
+    text += f" by {data['initiator']}" if data.get("initiator") else ""
+    origin = data.get("forked_from")
+    if not origin:
+        return text
+    steps = f" from {_names(origin['from_steps'])}" if origin.get("from_steps") else ""
+    return f"{text}, a fork of {origin['task_id']}{steps}"
+
+
 def _names(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_MAX
     return ", ".join(names[:_NAMES_MAX]) + (f" and {more} more" if more > 0 else "")
@@ -145,10 +155,7 @@ def _waiter(data: dict[str, Any]) -> str:
 
 
 _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
-    "task.created": lambda data: (
-        "{namespace}/{name}:{version}".format(**data["template"])
-        + (f" by {data['initiator']}" if data.get("initiator") else "")
-    ),
+    "task.created": _created,
     "task.started": lambda _: "its time has come",
     "task.blocked": _blocked,
     "task.completed": lambda data: (
@@ -178,6 +185,9 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
         f"{data['step_name']}, try {data['attempt']}: {_counted(data['items_processed'], 'item')} done"
     ),
     "step.skipped": lambda data: f"{data['step_name']}: {data['reason'].replace('_', ' ')}",
+    "step.reused": lambda data: (
+        f"{data['step_name']}: {data.get('status', 'complete').replace('_', ' ')} in task {data['from_task_id']}"
+    ),
     "decision.routed": _routed,
     "decision.declined": lambda data: (
         f"{data['step_name']} chose no branch: {data['reason'] or 'no reason given'}{_excluded(data)}"

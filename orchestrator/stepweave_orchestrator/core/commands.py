@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from stepweave_schemas.events import TaskCreated
+from stepweave_schemas.events import (
+    BatchCreated,
+    DecisionDeclined,
+    DecisionRouted,
+    TaskCreated,
+    TemplateRef,
+)
 from stepweave_schemas.result import AnyOutcome
 
 
@@ -24,6 +30,9 @@ class Limits(NamedTuple):
     #: Signals of one task that no step has taken yet, and the size of their payloads together.
     signals_kept_max: int = 1_000
     signals_kept_bytes_max: int = 1_024 * 1_024
+    #: What one fork takes over: steps, and the bytes of their results and cursors.
+    reused_steps_max: int = 25_000
+    reused_bytes_max: int = 16 * 1_024 * 1_024
 
 
 DEFAULT_LIMITS = Limits()
@@ -49,6 +58,37 @@ class CreateTask(msgspec.Struct, frozen=True):
     created: TaskCreated
     #: `identity_strategy: strict` – a second task of the same content is a conflict, not a replay.
     strict: bool = False
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """How a step ended in another task, as a fork takes it over."""
+
+    #: The step's type there.
+    type: str
+    #: `complete`, `skipped`, `resolved_manually`, or `error` (one batch whose failure was put up with).
+    status: str
+    result: msgspec.Raw
+    #: The task that ran it, the step's uuid there, and the try that ended it.
+    task_id: str
+    step_uuid: str
+    attempt: int
+    #: The other task undoes what the step did, if it is to be undone.
+    undone_by_original: bool
+    #: What a decision chose, or how a batchable step was cut.
+    shaped: DecisionRouted | DecisionDeclined | BatchCreated | None = None
+    error_type: str = ""
+    error_message: str = ""
+    error_code: str | None = None
+
+
+class ForkTask(msgspec.Struct, frozen=True):
+    """Begin a task with what another one has come to. Its `created` says of which, and which steps are to run anew."""
+
+    created: TaskCreated
+    #: By step name: what may be reused, as far as the template allows.
+    taken: dict[str, Taken]
+    #: The template of the other task.
+    template: TemplateRef
 
 
 class CancelTask(msgspec.Struct, frozen=True):
@@ -85,4 +125,4 @@ class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
-Command = CreateTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOutcome
+Command = CreateTask | ForkTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOutcome

@@ -9,7 +9,8 @@ import msgspec
 
 from stepweave_schemas import events
 
-from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
+from .commands import AdmitStep, CancelTask, Command, CreateTask, ForkTask, Moment, SignalTask, Wake
+from .fork import decide_fork
 from .holding import admitted, standing, task_held, with_releases
 from .outcomes import OUTCOME_DECIDERS
 from .plan import StepSpec
@@ -64,6 +65,11 @@ def _begin(state: TaskState, moment: Moment) -> list[events.Event]:
     if held is not None:
         return [held]
     plan = state.the_plan
+    if state.forked_from is not None:
+        # It waited for its slot; what it reuses is done.
+        turn = Turn(state, moment)
+        turn.begin_ready()
+        return turn.finish()
     if plan.plain and moment.rate_per_second is None:
         return [
             enqueued(plan.steps[number].name, state.steps[number].uuid, 1, moment) for number in plan.roots
@@ -215,6 +221,7 @@ def _no_signal(turn: Turn, number: int) -> None:
 
 _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     CreateTask: _create,
+    ForkTask: decide_fork,
     CancelTask: _cancel,
     SignalTask: decide_signal,
     Wake: _wake,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from stepweave_schemas import events
 from stepweave_schemas.identity import step_uuid
@@ -22,8 +22,10 @@ from .state import (
     EarlierTry,
     Fault,
     KeptSignal,
+    Origin,
     ParentStep,
     Pass,
+    Reused,
     SagaState,
     StepState,
     StepStatus,
@@ -75,6 +77,9 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
             parent.lease_token,
             parent.result_subject,
         )
+    origin = event.forked_from
+    if origin is not None:
+        state.forked_from = Origin(origin.task_id, origin.stream_version, origin.from_steps)
 
 
 def _task_started(state: TaskState, event: events.TaskStarted, at_ms: int) -> None:
@@ -151,9 +156,9 @@ def _move(state: TaskState, step: StepState, status: StepStatus) -> None:
 
 
 def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> None:
-    _, step = _step(state, event, at_ms)
+    number, step = _step(state, event, at_ms)
     if step.name and not step.attempt and step.status != "held":
-        _made_step_begins(state, step)
+        _made_step_begins(state, number, step)
     # A try that was handed back, or goes on after a checkpoint, has waited since it was given out first.
     if step.attempt != event.attempt:
         step.waiting_since_ms = at_ms
@@ -170,15 +175,22 @@ def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> 
     step.enqueued_at_ms = at_ms
 
 
-def _made_step_begins(state: TaskState, step: StepState) -> None:
+def _made_step_begins(state: TaskState, number: int, step: StepState) -> None:
     if step.made_from >= 0:
         batch = state.batches[step.made_from]
-        batch.begun += 1
         batch.running += 1
+        batch.begun = number - batch.first + 1
+        _pass_over_reused(state, batch)
     else:
         target = state.steps[step.compensates]
         if target.status == "complete":
             target.status = "compensating"
+
+
+def _pass_over_reused(state: TaskState, batch: BatchState) -> None:
+    """The next worker to begin is one whose outcome is not that of another task's."""
+    while batch.begun < batch.count and state.steps[batch.first + batch.begun].reused is not None:
+        batch.begun += 1
 
 
 def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
@@ -322,6 +334,26 @@ def _step_skipped(state: TaskState, event: events.StepSkipped, at_ms: int) -> No
     _met(state, number)
 
 
+def _step_reused(state: TaskState, event: events.StepReused, at_ms: int) -> None:
+    number, step = _step(state, event, at_ms)
+    step.reused = Reused(event.from_step_uuid, event.undone_by_original)
+    step.status = cast(StepStatus, event.status)
+    step.result = bytes(event.result).decode() or None
+    step.completed_at_ms = at_ms
+    if event.status == "error":
+        step.fault = Fault(event.error_type, event.error_message, event.error_code, at_ms)
+    state.done_count += 1
+    if step.made_from < 0:
+        _met(state, number)
+        return
+    batch = state.batches[step.made_from]
+    if event.status == "error":
+        batch.failed += 1
+    else:
+        batch.succeeded += 1
+    _pass_over_reused(state, batch)
+
+
 def _batch_created(state: TaskState, event: events.BatchCreated, at_ms: int) -> None:
     slot = state.the_plan.index[event.worker_template]
     _grown(state, (event.worker_template, *event.created), event.excluded, at_ms)
@@ -453,9 +485,9 @@ def _held(
         state.hold = hold
         state.suspended_count += 1
         return
-    _, step = _step(state, event, at_ms)
+    number, step = _step(state, event, at_ms)
     if step.name and not step.attempt and step.status != "held":
-        _made_step_begins(state, step)
+        _made_step_begins(state, number, step)
     step.hold = hold
     _move(state, step, "held")
     _clear_due(state, step)
@@ -519,7 +551,7 @@ def _compensation_started(state: TaskState, event: events.CompensationStarted, a
         targets: Iterable[int] = (number,)
         if batch is not None:
             workers = range(batch.first, batch.first + batch.count)
-            targets = [worker for worker in workers if state.steps[worker].status == "complete"]
+            targets = [worker for worker in workers if state.steps[worker].is_to_undo]
         for target in targets:
             made = _make_compensation(state, state.name_of(target), target, "")
             members.setdefault(state.slot_of(target), []).append(made)
@@ -628,6 +660,7 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.StepResultRefused: _step_result_refused,
     events.StepCheckpointed: _step_checkpointed,
     events.StepSkipped: _step_skipped,
+    events.StepReused: _step_reused,
     events.DecisionRouted: _decided,
     events.DecisionDeclined: _decided,
     events.BatchCreated: _batch_created,

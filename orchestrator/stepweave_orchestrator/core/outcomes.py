@@ -132,34 +132,41 @@ def _decided(state: TaskState, outcome: result.Decided, moment: Moment) -> Decis
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
-    plan = state.the_plan
-    step = state.steps[number]
-    turn.happened.append(_step_completed(step, outcome))
+    turn.happened.append(_step_completed(state.steps[number], outcome))
     turn.complete(number, outcome.result)
-    growth = turn.decided(number, [plan.index[name] for name in outcome.create_steps])
+    choose(turn, number, outcome.create_steps, outcome.reason, outcome.result)
+    return turn.finish()
+
+
+def choose(
+    turn: Turn, number: int, chosen: tuple[str, ...], reason: str, routing_context: msgspec.Raw
+) -> None:
+    """A decision that is done has chosen these steps, or none: make them exist."""
+    plan = turn.plan
+    uuid = turn.state.steps[number].uuid
+    growth = turn.decided(number, [plan.index[name] for name in chosen])
     created = tuple(plan.steps[one].name for one in growth.created)
     excluded = tuple(plan.steps[one].name for one in growth.excluded)
     turn.happened.append(
         events.DecisionRouted(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            chosen=outcome.create_steps,
+            step_name=plan.steps[number].name,
+            step_uuid=uuid,
+            chosen=chosen,
             created=created,
             excluded=excluded,
-            routing_context=outcome.result,
+            routing_context=routing_context,
         )
-        if outcome.create_steps
+        if chosen
         else events.DecisionDeclined(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            reason=outcome.reason,
+            step_name=plan.steps[number].name,
+            step_uuid=uuid,
+            reason=reason,
             created=created,
             excluded=excluded,
-            routing_context=outcome.result,
+            routing_context=routing_context,
         )
     )
     turn.grown(growth)
-    return turn.finish()
 
 
 def _fault_of_decision(
@@ -204,27 +211,30 @@ def _batches(state: TaskState, outcome: result.Batches, moment: Moment) -> Decis
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
-    plan = state.the_plan
-    step = state.steps[number]
-    is_no_op = not outcome.cursors
-    turn.happened.append(_step_completed(step, outcome))
+    turn.happened.append(_step_completed(state.steps[number], outcome))
     turn.complete(number, outcome.result)
+    cut(turn, number, worker, outcome.cursors, outcome.reason)
+    return turn.finish()
+
+
+def cut(turn: Turn, number: int, worker: int, cursors: tuple[msgspec.Raw, ...], reason: str) -> None:
+    """A batchable step that is done has cut these batches for a batch worker; without any, a placeholder is made."""
+    plan = turn.plan
     growth = turn.decided(number, [worker])
     turn.happened.append(
         events.BatchCreated(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
+            step_name=plan.steps[number].name,
+            step_uuid=turn.state.steps[number].uuid,
             worker_template=plan.steps[worker].name,
-            cursors=outcome.cursors,
-            is_no_op=is_no_op,
-            reason=outcome.reason,
+            cursors=cursors,
+            is_no_op=not cursors,
+            reason=reason,
             created=tuple(plan.steps[one].name for one in growth.created if one != worker),
             excluded=tuple(plan.steps[one].name for one in growth.excluded),
         )
     )
     turn.grown(growth)
-    turn.expand(worker, max(1, len(outcome.cursors)), is_no_op=is_no_op)
-    return turn.finish()
+    turn.expand(worker, max(1, len(cursors)), is_no_op=not cursors)
 
 
 def _worker_of(

@@ -91,6 +91,15 @@ class SavedProgress(msgspec.Struct, frozen=True, gc=False):
     accumulated_results: str
 
 
+class Reused(msgspec.Struct, frozen=True, gc=False):
+    """Where the outcome of a step comes from that this task does not run itself."""
+
+    #: The step's uuid in the task that ran it.
+    step_uuid: str
+    #: That task undoes what the step did, if it is to be undone; this one never does.
+    undone_by_original: bool = False
+
+
 def saved_progress(said: StepCheckpointed | Checkpointed) -> SavedProgress:
     """A checkpoint as it is kept."""
     return SavedProgress(
@@ -163,6 +172,13 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     #: The gate before which its next try is held, and what its current one holds.
     hold: Pass | None = None
     passes: tuple[Pass, ...] = ()
+    #: The step's outcome is that of another task's.
+    reused: Reused | None = None
+
+    @property
+    def is_to_undo(self) -> bool:
+        """Whether the step has done something that is undone where its task cannot complete."""
+        return self.status == "complete" and (self.reused is None or not self.reused.undone_by_original)
 
 
 class BatchState(msgspec.Struct, kw_only=True, gc=False):
@@ -212,6 +228,14 @@ class ParentStep(msgspec.Struct, frozen=True, gc=False):
     result_subject: str
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """The task that this one is a fork of."""
+
+    task_id: str
+    stream_version: int
+    from_steps: tuple[str, ...]
+
+
 class TaskState(msgspec.Struct, kw_only=True, gc=False):
     """One task. See the module for how its steps are numbered."""
 
@@ -236,6 +260,7 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     parent_correlation_id: str | None = None
     parent: ParentStep | None = None
     depth: int = 0
+    forked_from: Origin | None = None
     traceparent: str | None = None
     start_at_ms: int | None = None
     created_at_ms: int = 0

@@ -58,6 +58,10 @@ class Turn:
         #: Steps that may have become ready.
         self._touched: dict[int, None] = {}
         self._batches: dict[int, BatchState] = {}
+        #: Batch workers that are made in this turn.
+        self._made_count = 0
+        #: Batch workers whose outcomes are reused in this turn.
+        self._reused: set[int] = set()
         self._newly_failed: list[int] = []
         self._faults: dict[int, Failed] = {}
         self._signals_taken: set[str] = set()
@@ -102,6 +106,10 @@ class Turn:
         """Begin what can begin with the task."""
         for number in self.plan.roots:
             self._begin(number)
+
+    def begin_ready(self) -> None:
+        """Begin whatever is ready, wherever it stands; looks at all of the plan."""
+        self._touched.update(dict.fromkeys(range(len(self.plan.steps))))
 
     def again(self, number: int, attempt: int) -> None:
         """Give out a further try of a step, or the same one again."""
@@ -254,11 +262,46 @@ class Turn:
             )
             self._resolve(number)
 
+    # -- outcomes that are those of another task ---------------------------------------------------
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step that exists has ended."""
+        return self._done == self._existing
+
+    def is_ready(self, slot: int) -> bool:
+        """Whether a step of the plan exists and everything that it depends on is done."""
+        return self.status_of(slot) in ("pending", "expanded") and self._is_met(slot)
+
+    def reuse(self, slot: int, status: StepStatus, result: msgspec.Raw) -> None:
+        """A step of the plan ends as it did in another task (its event is in `happened`)."""
+        self.leave(slot, status)
+        self._done += 1
+        if bytes(result):
+            self._results[self.plan.steps[slot].name] = result
+        self._resolve(slot)
+
+    def reuse_worker(self, slot: int, position: int, status: StepStatus) -> None:
+        """The worker of a batch at this place ends as it did in another task (its event is in `happened`)."""
+        batch = self.batch(slot)
+        number = batch.first + position
+        self._statuses[number] = status
+        self._reused.add(number)
+        self._done += 1
+        if status == "error":
+            batch.failed += 1
+        else:
+            batch.succeeded += 1
+        if batch.succeeded + batch.failed == batch.count:
+            self._go_on_with_batch(slot, batch)
+
     # -- batches -----------------------------------------------------------------------------------
 
     def expand(self, slot: int, count: int, *, is_no_op: bool) -> None:
         """A batch worker is made into `count` steps (the event is in `happened`)."""
-        self._batches[slot] = BatchState(first=len(self.state.steps), count=count, is_no_op=is_no_op)
+        first = len(self.state.steps) + self._made_count
+        self._batches[slot] = BatchState(first=first, count=count, is_no_op=is_no_op)
+        self._made_count += count
         self._existing += count
         self._touched[slot] = None
 
@@ -270,6 +313,8 @@ class Turn:
             and (spec.parallelism is None or batch.running < spec.parallelism)
         ):
             batch.begun += 1
+            if self._is_reused(batch.first + batch.begun - 1):
+                continue
             batch.running += 1
             template = self.plan.steps[slot]
             name = worker_name(template.name, batch.begun)
@@ -286,6 +331,10 @@ class Turn:
                 )
             )
             self._resolve(slot)
+
+    def _is_reused(self, worker: int) -> bool:
+        steps = self.state.steps
+        return worker in self._reused or (worker < len(steps) and steps[worker].reused is not None)
 
     def _batch_failed(self, number: int, slot: int, *, tolerated: bool) -> None:
         batch = self.batch(slot)
@@ -414,8 +463,11 @@ class Turn:
                 status = self.status_of(slot)
                 if status == "pending":
                     self._begin(slot)
-                elif status == "expanded" and not self.batch(slot).begun:
-                    self._go_on_with_batch(slot, self.batch(slot))
+                elif status == "expanded":
+                    batch = self.batch(slot)
+                    # Of a fork the first workers may be done already.
+                    if batch.begun < batch.count:
+                        self._go_on_with_batch(slot, batch)
         if self.state.phase in ("compensating", "blocked_by_failures"):
             return self.happened
         if self._active or self._waiting or self._suspended:

@@ -25,6 +25,7 @@ from .batch import Shard
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
 from .consumer import CommandConsumer
+from .forks import Forks
 from .gate_kinds import CIRCUIT
 from .leases import Leases
 from .loading import ActorLoader
@@ -104,8 +105,9 @@ class Orchestrator:
         self.projector.actors = self.owner.actors
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
         self.owner.publish_tail = self._publish_tail
+        self.forks = Forks(store, self.templates, settings.limits())
         self.service = OwnerService(
-            settings, connection, self.owner, self.templates, self.metrics, self.shard_count
+            settings, connection, self.owner, self.templates, self.forks, self.metrics, self.shard_count
         )
         self.children = ChildOrders(
             connection,
@@ -125,6 +127,7 @@ class Orchestrator:
             store,
             self.shard_count,
             self.templates,
+            self.forks,
             self.router,
             self.streams,
             self._tell_template_changed,

@@ -15,7 +15,13 @@ import structlog
 from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
-from stepweave_orchestrator.core.commands import CancelTask, CreateTask, SignalTask, StreamCommand
+from stepweave_orchestrator.core.commands import (
+    CancelTask,
+    CreateTask,
+    ForkTask,
+    SignalTask,
+    StreamCommand,
+)
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
 from stepweave_orchestrator.core.gates.view import gate_reply
@@ -31,6 +37,7 @@ from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistere
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 
 from .actors import Actor, StreamActor, TaskActor
+from .forks import Forking, Forks, fork_reply
 from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
@@ -93,6 +100,14 @@ class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
     sent_by: str
 
 
+class Fork(_OwnerRequest, frozen=True, kw_only=True, tag="fork"):
+    """Begin a task with what another one has come to. Answer: `api.ForkReply`."""
+
+    #: As of a creation; of its `forked_from` the owner fills in the version.
+    created: TaskCreated
+    correlation_id: str
+
+
 class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
     """A page of results. Answer: `api.ResultsReply`."""
 
@@ -129,11 +144,23 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
 
 
 OwnerRequest = (
-    Create | CreateSeveral | Get | Cancel | Signal | Results | Register | GetGate | OpenCircuit | CloseCircuit
+    Create
+    | CreateSeveral
+    | Fork
+    | Get
+    | Cancel
+    | Signal
+    | Results
+    | Register
+    | GetGate
+    | OpenCircuit
+    | CloseCircuit
 )
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
 TASK_BYTES_MAX = 900 * 1024
+#: Of any answer, with room for what NATS and clients put around it.
+ANSWER_BYTES_MAX = 960 * 1024
 _ERROR_PREFIX = b'{"error":'
 _NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
@@ -148,6 +175,7 @@ class OwnerService:
         connection: Connection,
         owner: OwnerLoop,
         templates: TemplateCatalogue,
+        forks: Forks,
         metrics: Metrics,
         shard_count: int,
     ) -> None:
@@ -156,6 +184,7 @@ class OwnerService:
         self._shard_count = shard_count
         self._owner = owner
         self._templates = templates
+        self._forks = forks
         self._metrics = metrics
         self._subscriptions: dict[int, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -232,6 +261,8 @@ class OwnerService:
                 return await self._create(shard, request)
             case CreateSeveral():
                 return await self._create_several(shard, request)
+            case Fork():
+                return await self._fork(shard, request)
             case Get():
                 return await self._query(shard, request.stream_id, _answer_task)
             case Results():
@@ -287,6 +318,39 @@ class OwnerService:
             fresh=not request.known_identity,
             seed=plan,
         )
+
+    async def _fork(self, shard: int, request: Fork) -> bytes:
+        """The results come from the store: the original may be of any shard, and a message could not carry them all."""
+        exists = await self._exists(shard, request.stream_id)
+        forking = None if exists else await self._forks.begin(request.created)
+        created = request.created if forking is None else forking.created
+        ending = await self._perform(
+            Work(
+                stream_id=request.stream_id,
+                shard=shard,
+                command=ForkTask(created, {}, created.template) if forking is None else forking.command,
+                causation_id=f"fork:{created.request_id}",
+                correlation_id=request.correlation_id,
+                actor_name=f"api:{created.initiator}" if created.initiator else "api",
+                finish=_unset,
+                fresh=forking is not None,
+                seed=None if forking is None else forking.plan,
+            )
+        )
+        replayed = not _done(ending, request.stream_id).changed
+        task = await self._query(shard, request.stream_id, _answer_task)
+        return await self._query(
+            shard, request.stream_id, lambda actor: _answer_fork(actor, forking, task, replayed)
+        )
+
+    async def _exists(self, shard: int, stream_id: str) -> bool:
+        try:
+            await self._query(shard, stream_id, _answer_nothing)
+        except ApiError as error:
+            if error.code == "NOT_FOUND":
+                return False
+            raise
+        return True
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
         done = _done(
@@ -538,6 +602,20 @@ def _answer_task(actor: Actor) -> bytes:
     if len(answer) > TASK_BYTES_MAX:
         return encode(task_response(actor.state, with_steps=False))
     return answer
+
+
+def _answer_nothing(actor: Actor) -> bytes:
+    return b"null" if isinstance(actor, TaskActor) else _NOT_A_TASK
+
+
+def _answer_fork(actor: Actor, forking: Forking | None, task: bytes, replayed: bool) -> bytes:
+    assert isinstance(actor, TaskActor)
+    past = None if replayed or forking is None else forking.past
+    reply = encode(fork_reply(actor.state, past, replayed=replayed))
+    rest = reply.removeprefix(b'{"task":null')
+    if len(task) + len(rest) > ANSWER_BYTES_MAX:
+        task = encode(task_response(actor.state, with_steps=False))
+    return b'{"task":%b%b' % (task, rest)
 
 
 def _answer_signal_step(actor: Actor, signal: str) -> bytes:

@@ -26,7 +26,7 @@ from stepweave_orchestrator.core import (
     evolve,
 )
 from stepweave_orchestrator.core.children import start_order, task_result
-from stepweave_orchestrator.core.commands import AdmitStep, Command, Limits, SignalTask
+from stepweave_orchestrator.core.commands import AdmitStep, Command, ForkTask, Limits, SignalTask
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.snapshot import decode_snapshot, encode_snapshot
 from stepweave_orchestrator.core.state import ACTIVE, HIDDEN, SUSPENDED, initial
@@ -412,6 +412,8 @@ class DynamicWorld:
                 return model.signal(command.signal, command.signal_id, json.loads(command.payload))
             case AdmitStep():
                 raise AssertionError("no template of this world has a gate")
+            case ForkTask():
+                raise AssertionError("forks have a property of their own")
             case _:
                 return model.told(command)
 

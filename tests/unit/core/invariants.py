@@ -75,7 +75,8 @@ def check_counters(state: TaskState) -> None:
     for slot, batch in state.batches.items():
         workers = state.steps[batch.first : batch.first + batch.count]
         assert all(worker.made_from == slot for worker in workers)
-        assert batch.begun == sum(_has_begun(worker) for worker in workers)
+        passed = [_has_begun(worker) or worker.reused is not None for worker in workers]
+        assert batch.begun == [*passed, False].index(False), "the next worker to begin is another one"
         assert batch.running == sum(worker.status in _UNDER_WAY for worker in workers)
         assert batch.succeeded == sum(worker.status in MET for worker in workers)
         assert batch.failed == sum(worker.status == "error" for worker in workers)
@@ -121,7 +122,7 @@ def _check_step(name: str, step: StepState) -> None:
     if step.status in ("waiting_for_retry", "error"):
         assert step.fault is not None, name
     if step.compensates < 0:
-        done = step.status in MET and step.status != "skipped"
+        done = step.status in MET and step.status not in ("skipped", "resolved_manually")
         assert (step.result is not None) == done, f"{name} is {step.status}; its result is {step.result}"
     assert len(set(step.refused_attempts)) == len(step.refused_attempts), f"{name}: refused twice"
 
@@ -151,10 +152,10 @@ def _check_batches(state: TaskState) -> None:
             assert state.steps[slot].unmet == 0, "a batch ran before its dependencies"
         if batch.stopped:
             assert not [worker for worker in workers if worker.status in NOT_RUNNING]
-        elif not state.is_terminal and state.steps[slot].unmet == 0:
+        elif not state.is_terminal and state.steps[slot].unmet == 0 and state.hold is None:
             pending_count = batch.count - batch.begun
             assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
-        beginnings = [_has_begun(worker) for worker in workers]
+        beginnings = [_has_begun(worker) for worker in workers if worker.reused is None]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 
 

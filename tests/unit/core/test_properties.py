@@ -188,6 +188,7 @@ OF_DYNAMIC_WORKFLOWS = (
     "decision.",
     "signal.",
     "step.checkpointed",
+    "step.reused",
     "step.skipped",
 )
 #: How often each event type occurred in the examples.

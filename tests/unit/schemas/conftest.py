@@ -87,6 +87,20 @@ EVENTS: Final[list[events.Event]] = [
         accumulated_results=CONTEXT,
     ),
     events.StepSkipped(**_NAMED, reason="no_branches"),
+    events.StepReused(
+        **_NAMED, result=CONTEXT, from_task_id=TASK_ID, from_step_uuid=STEP_UUID, from_attempt=2
+    ),
+    events.StepReused(
+        **_NAMED,
+        status="error",
+        from_task_id=TASK_ID,
+        from_step_uuid=STEP_UUID,
+        from_attempt=3,
+        undone_by_original=True,
+        error_type="timeout",
+        error_message="no answer",
+        error_code="STEP_TIMEOUT",
+    ),
     events.DecisionRouted(**_NAMED, chosen=("a",), created=("a", "b")),
     events.DecisionRouted(
         **_NAMED, chosen=("a",), created=("a", "b"), excluded=("c",), routing_context=CONTEXT
@@ -273,6 +287,10 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
             task_id=TASK_ID, signal="approval", payload=CONTEXT, signal_id="mail-17", sent_by="ada"
         ),
     ],
+    "task.fork": [
+        api.ForkTask(task_id=TASK_ID),
+        api.ForkTask(task_id=TASK_ID, from_steps=("greet",), version="latest", context=CONTEXT, dry_run=True),
+    ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
     "gate.list": [api.ListGates(kind="slots"), api.ListGates(kind="circuit", status=("open",), page=2)],
@@ -341,6 +359,7 @@ _TASK_RESPONSE = api.TaskResponse(
     compensation_status="partial",
     parent_task_uuid=TASK_ID,
     depth=1,
+    forked_from=api.ForkedFrom(task_uuid=TASK_ID, stream_version=7, from_steps=("greet",)),
     signals_kept=("approval",),
     steps=(_SUMMARY,),
 )
@@ -395,6 +414,17 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.signal": [
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17"),
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17", taken_by="approve", replayed=True),
+    ],
+    "task.fork": [
+        api.ForkReply(
+            task=_TASK_RESPONSE,
+            forked_from=api.ForkedFrom(task_uuid=TASK_ID, stream_version=7),
+            version="1.0.0",
+            reused=("look_up",),
+            reused_count=1,
+            run=(api.StepToRun(step="greet", why="not_done"),),
+            run_count=1,
+        )
     ],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],

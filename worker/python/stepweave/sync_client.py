@@ -75,6 +75,7 @@ class SyncClient:
     list_tasks = _waiting(Client.list_tasks)
     cancel_task = _waiting(Client.cancel_task)
     signal = _waiting(Client.signal)
+    fork_task = _waiting(Client.fork_task)
     wait_for_task = _waiting(Client.wait_for_task)
     get_events = _waiting(Client.get_events)
     get_results = _waiting(Client.get_results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from stepweave.registry import Registry
 from stepweave.responses import TaskResponse
 from stepweave.subscriber.events import Event
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
+from stepweave_orchestrator.core.fork import Past
 from stepweave_schemas.template import TaskTemplate, load_template, load_template_file
 
 from .actors import Sent, World
@@ -50,7 +51,9 @@ class WorkflowRun:
         seconds: float,
         children: dict[str, WorkflowRun],
         refused_signals: list[str],
+        past: Callable[[], Past],
     ) -> None:
+        self._past = past
         #: The task as `Client.get_task` would show it.
         self.task = task
         #: Every event in order, by item and by attribute.
@@ -104,6 +107,8 @@ def run_workflow(
     priority: int = 0,
     environment: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    fork_of: WorkflowRun | None = None,
+    from_steps: Iterable[str] = (),
     seed: int = 0,
     real_seconds_max: float = 60.0,
 ) -> WorkflowRun:
@@ -119,13 +124,20 @@ def run_workflow(
     child tasks are made of, with the same handlers. It ends where the task has ended or is blocked, or where
     nothing more would happen (a signal that nobody sends). The same `seed` gives the same ids and the same jitter.
 
+    `fork_of` is a run whose results are reused, as `Client.fork_task` does it: `from_steps` run anew with all that
+    depends on them, by default what that run has not done; without a `context` it has that run's.
+
     Raises `TemplateError` for a template with errors, `ValidationFailed` for a context or a signal that does not
-    fit its schema, `RealTimeExceeded` where a handler hangs.
+    fit its schema and for an unknown step in `from_steps`, `Conflict` for a fork that would run nothing,
+    `RealTimeExceeded` where a handler hangs.
     """
     loaded = _load(template, environment)
     registry = handlers if isinstance(handlers, Registry) else Registry(handlers)
     others = [_load(other, environment) for other in templates]
-    payload = encode_json({} if context is None else context, "context")
+    if context is None:
+        context = {} if fork_of is None else fork_of.task.context
+    original = None if fork_of is None else fork_of._past()
+    payload = encode_json(context, "context")
     _check_context(loaded, msgspec.json.decode(payload))
     sent = [_sent(loaded, signal) for signal in signals]
 
@@ -133,7 +145,16 @@ def run_workflow(
         loop = VirtualClockLoop(real_seconds_max=real_seconds_max)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             world = World(loop, registry, (loaded, *others), at, seed, limits)
-            ran = world.run(loaded, payload, priority, start_after_seconds, cancel_after_seconds, sent)
+            ran = world.run(
+                loaded,
+                payload,
+                priority,
+                start_after_seconds,
+                cancel_after_seconds,
+                sent,
+                original,
+                tuple(from_steps),
+            )
             return _as_run(world, runner.run(ran))
 
     if asyncio._get_running_loop() is None:
@@ -157,6 +178,7 @@ def _as_run(world: World, task_id: str) -> WorkflowRun:
         world.loop.time(),
         children,
         actor.refused_signals,
+        actor.past,
     )
 
 
