@@ -82,6 +82,12 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ("Results in one message", "stepweave_schemas.result:RESULTS_PER_MESSAGE_MAX"),
     ("A message of results, in bytes", "stepweave_schemas.result:RESULT_MESSAGE_BYTES_MAX"),
     ("Tasks in one `task.create_many`", "stepweave_schemas.api:CREATE_MANY_MAX"),
+    ("Steps that one fork takes over", "stepweave_orchestrator.core.commands:REUSED_STEPS_MAX"),
+    (
+        "The results and cursors that one fork takes over, in bytes",
+        "stepweave_orchestrator.core.commands:REUSED_BYTES_MAX",
+    ),
+    ("Steps that a request for a fork names", "stepweave_orchestrator.api.forking:FROM_STEPS_MAX"),
     ("A text field of a request, in characters", "stepweave_orchestrator.api.creation:TEXT_CHARS_MAX"),
     ("Tags of a task", "stepweave_orchestrator.api.creation:TAGS_MAX"),
     ("A task's priority, either way", "stepweave_orchestrator.api.creation:PRIORITY_MAX"),

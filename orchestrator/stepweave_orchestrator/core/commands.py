@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,10 @@ from stepweave_schemas.events import (
     TemplateRef,
 )
 from stepweave_schemas.result import AnyOutcome
+
+#: What one fork takes over, for all of it has to stand in one append: steps, and bytes of results and cursors.
+REUSED_STEPS_MAX: Final = 25_000
+REUSED_BYTES_MAX: Final = 16 * 1_024 * 1_024
 
 
 class Limits(NamedTuple):
@@ -30,9 +34,9 @@ class Limits(NamedTuple):
     #: Signals of one task that no step has taken yet, and the size of their payloads together.
     signals_kept_max: int = 1_000
     signals_kept_bytes_max: int = 1_024 * 1_024
-    #: What one fork takes over: steps, and the bytes of their results and cursors.
-    reused_steps_max: int = 25_000
-    reused_bytes_max: int = 16 * 1_024 * 1_024
+    #: What one fork takes over.
+    reused_steps_max: int = REUSED_STEPS_MAX
+    reused_bytes_max: int = REUSED_BYTES_MAX
 
 
 DEFAULT_LIMITS = Limits()
