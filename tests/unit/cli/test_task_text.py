@@ -198,6 +198,7 @@ def test_the_last_line_counts_the_steps_that_failed(shown: int, failed_steps: in
     [
         ("step.completed", {"step_name": "a"}, [("a", "complete")]),
         ("step.skipped", {"step_name": "a"}, [("a", "skipped")]),
+        ("step.reused", {"step_name": "a"}, [("a", "complete")]),
         ("signal.awaited", {"step_name": "a"}, [("a", "waiting_for_signal")]),
         ("child.requested", {"step_name": "a"}, [("a", "in_progress")]),
         ("decision.routed", {"step_name": "a", "created": ["b"], "excluded": ["c"]}, [("c", "skipped")]),
