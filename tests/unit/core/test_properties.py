@@ -183,9 +183,12 @@ def test_a_task_follows_the_semantics_whatever_happens(
 #: What no step of a plain template brings about; `test_dynamic_properties.py` has the properties of these.
 OF_DYNAMIC_WORKFLOWS = (
     "batch.",
+    "circuit.",
     "child.",
     "compensation.",
+    "concurrency.",
     "decision.",
+    "rate.",
     "signal.",
     "step.checkpointed",
     "step.reused",
