@@ -67,6 +67,13 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ("A signal's payload, in bytes of JSON", "stepweave_schemas.dispatch:RESULT_BYTES_MAX"),
     ("The cursors of one batchable step, in bytes of JSON", "stepweave_schemas.result:CURSORS_BYTES_MAX"),
     ("Batches that the Python SDK cuts for one step", "stepweave.batches:BATCHES_MAX"),
+    ("Domain events of one outcome", "stepweave_schemas.result:DOMAIN_EVENTS_MAX"),
+    ("The payload of a domain event, in bytes of JSON", "stepweave_schemas.result:DOMAIN_EVENT_BYTES_MAX"),
+    ("The same of one outcome together, in bytes", "stepweave_schemas.result:DOMAIN_EVENTS_BYTES_MAX"),
+    (
+        "Domain events that one step publishes by its template",
+        "stepweave_schemas.template.model:PUBLISHED_EVENTS_MAX",
+    ),
     ("Names of steps in the outcome of a decision", "stepweave_schemas.result:NAMES_MAX"),
     ("Names of what a failure wants undone", "stepweave_schemas.result:COMPENSATION_STEPS_MAX"),
     ("The same together, in bytes", "stepweave_schemas.result:COMPENSATION_STEPS_BYTES_MAX"),
@@ -92,6 +99,7 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ("Tags of a task", "stepweave_orchestrator.api.creation:TAGS_MAX"),
     ("A task's priority, either way", "stepweave_orchestrator.api.creation:PRIORITY_MAX"),
     ("Requests under way in one orchestrator", "stepweave_orchestrator.api.service:CONCURRENT_REQUESTS_MAX"),
+    ("Of these kept free of creates", "stepweave_orchestrator.api.service:NOT_CREATES_MIN"),
     ("Steps listed inside a task's answer", "stepweave_orchestrator.core.view:STEPS_IN_RESPONSE_MAX"),
     ("Steps that one event names", "stepweave_orchestrator.core.decide:NAMED_STEPS_MAX"),
     ("A template's text, in bytes", "stepweave_schemas.template.yaml_lines:TEMPLATE_BYTES_MAX"),
@@ -160,11 +168,31 @@ def settings_table() -> str:
     return table(("variable", "default", "meaning"), rows)
 
 
+_REFUSED: Final = "creates are refused beyond it."
+_REFUSED_BEYOND: Final = {
+    "creates_under_way_max": f"Creates that are not answered yet; {_REFUSED}",
+    "requests_waiting_max": f"Creates that nobody has looked at; {_REFUSED}",
+    "round_trip_ms_max": f"How long NATS takes to answer, as long as requests wait on their way in; {_REFUSED}",
+    "create_age_ms_max": f"The age of the oldest create that is being decided and committed; {_REFUSED}",
+    "commit_ms_max": f"How long the commit under way takes; {_REFUSED}",
+    "projections_behind_max": f"Tasks that changed since their rows in the lists were written; {_REFUSED}",
+    "results_waiting_max": f"Messages of workers that wait to be taken, of all shards; {_REFUSED}",
+    "namespace_backlog_steps_max": f"Steps of one namespace that wait for its workers, run, or are held before a gate; {_REFUSED}",
+    "namespace_backlog_bytes_max": f"The bytes of their dispatches; {_REFUSED}",
+    "memory_bytes_max": f"Resident memory of the orchestrator; {_REFUSED} "
+    "Default: 80 % of its container's, else half of the machine's",
+    "jetstream_bytes_max": f"What JetStream stores, feeds included; {_REFUSED} "
+    "They are at 90 % of its account's limit too, where that has one",
+    "database_bytes_max": f"The size of the database; {_REFUSED} What is left on its disk cannot be asked for",
+    "admission_resume_percent": "Creates are taken again below so much of the bound that was reached.",
+    "retry_after_seconds_max": "The longest `retry_after_seconds` that a refused create is told.",
+}
 _SETTING_TEXTS: Final = {
     "database_url": "PostgreSQL: `postgresql://user:password@host:5432/database`",
     "nats_url": "NATS with JetStream",
     "owner": "Unique among live processes; it names the owner of shards. Default: host, process and a random part",
     "signals_by_namespace": 'As `signals`, for single namespaces: JSON such as `{"payments": "all"}`',
+    **_REFUSED_BEYOND,
     "decision_depth_max": "Decisions above each other; one beyond it fails.",
     "decision_steps_max": "Steps that one decision names; one that names more fails.",
     "batch_workers_max": "Batches of one batchable step; one that cuts more fails.",
@@ -258,6 +286,12 @@ _OPERATION_TEXTS: Final = {
     "task.get": "A task with its steps, from its actor",
     "task.list": "A page of tasks, newest first, from the projection",
     "task.cancel": "End a task now",
+    "task.pause": "Begin nothing any more until the task is resumed",
+    "task.resume": "Go on with a paused task",
+    "task.retry": "Try every step again that has failed for good",
+    "task.give_up": "End a blocked task in `error`",
+    "task.resolve": "Say that what a task was for is done: it ends in `resolved_manually`",
+    "step.update": "Reset, resolve, complete or skip a step, by `action_type`",
     "task.signal": "Tell a task something that one of its steps waits for, or will",
     "task.fork": "Begin a task that reuses what another one has come to",
     "task.results": "What finished steps returned, in pages",

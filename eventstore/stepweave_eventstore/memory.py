@@ -25,6 +25,7 @@ from .checks import (
 from .projection_rows import newest_rows, storable
 from .store import (
     FINISHED_STATUSES,
+    GATE_KINDS,
     GENESIS_HASH,
     Append,
     EventKey,
@@ -371,6 +372,23 @@ class MemoryEventStore(EventStore):
         return sorted(
             row.stream_id for row in self._stream_rows.values() if row.shard == shard and row.is_open
         )
+
+    async def held_steps(self) -> dict[str, int]:
+        """How many steps wait before gates, by namespace."""
+        self._check_open()
+        held: dict[str, int] = {}
+        for row in self._stream_rows.values():
+            if row.kind not in GATE_KINDS or not row.is_open:
+                continue
+            waiting = json.loads(bytes(row.summary)).get("waiting", 0)
+            if waiting:
+                held[row.namespace] = held.get(row.namespace, 0) + waiting
+        return held
+
+    async def size_bytes(self) -> int:
+        """The payloads of the events."""
+        self._check_open()
+        return sum(len(event.data.encode()) for stream in self._streams.values() for event in stream)
 
     async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position."""

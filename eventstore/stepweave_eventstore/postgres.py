@@ -34,6 +34,7 @@ from .projection_rows import encode_rows, newest_rows, stream_row, task_row, tem
 from .sessions import Sessions
 from .statements import statement
 from .store import (
+    GATE_KINDS,
     Append,
     EventKey,
     EventRecord,
@@ -356,6 +357,14 @@ class PostgresEventStore(EventStore):
     async def open_streams(self, shard: int) -> list[str]:
         """Ids of the shard's system streams that are shown as open."""
         return [row[0] for row in await self._on_pool("open_streams", shard)]
+
+    async def held_steps(self) -> dict[str, int]:
+        """How many steps wait before gates, by namespace."""
+        return {row[0]: int(row[1]) for row in await self._on_pool("held_steps", GATE_KINDS)}
+
+    async def size_bytes(self) -> int:
+        """The size of the database; neither its write-ahead log nor what is free on its disk can be asked for."""
+        return int((await self._on_pool("size"))[0][0])
 
     async def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position."""

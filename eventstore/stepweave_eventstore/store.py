@@ -24,7 +24,7 @@ out. What a read alone never allows is to tell somebody that the append failed.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -213,6 +213,10 @@ class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
     summary: msgspec.Raw = _EMPTY_OBJECT
 
 
+#: The streams that steps of a task are held before; their summaries say how many are `waiting`.
+GATE_KINDS: Final = ("slots", "circuit", "rate")
+
+
 class StreamFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What `list_streams` selects; absent fields do not restrict. Ordered by namespace, name and id."""
 
@@ -372,6 +376,12 @@ class EventStore(Protocol):
 
     async def open_streams(self, shard: int) -> list[str]:
         """Ids of the shard's system streams that are shown as open."""
+
+    async def held_steps(self) -> dict[str, int]:
+        """How many steps wait before gates, by namespace: the `waiting` of all that are shown as open."""
+
+    async def size_bytes(self) -> int:
+        """How much room the store takes where it keeps things, dead rows and indices included."""
 
     def walk(self, shard: int, *, batch_size: int = 5_000) -> AsyncIterator[EventRecord]:
         """Every event of the shard in order of position.

@@ -59,6 +59,13 @@ class ProcessPaymentHandler(StepHandler):
         if payment_result.timeout:
             raise RetryableError("Gateway timeout", error_code="GATEWAY_TIMEOUT")
 
+        context.publish_event(
+            "payment.charged",
+            {
+                "order_id": context.get_task_field("order_id"),
+                "amount": context.get_task_field("total_amount"),
+            },
+        )
         return {"payment_id": payment_result.id, "status": "charged"}
 
 

@@ -1,4 +1,4 @@
-"""Reacts to orders: completed ones are counted, failed payments wake somebody up.
+"""Reacts to orders: completed ones and payments are counted, failed payments wake somebody up.
 
 Run it as a script, with `NATS_URL` naming the NATS server.
 """
@@ -31,12 +31,15 @@ class SlackNotifier:
 
 
 class OrderTrackingSubscriber(BaseSubscriber):
-    subscribe_to = ("task.completed", "step.failed")
+    subscribe_to = ("task.completed", "step.failed", "domain.payment.charged")
 
     def handle_task_completed(self, event: Mapping[str, Any]) -> None:
         if event["task_name"] != "process_order":
             return
         Analytics.track("order_completed", event["context"])
+
+    def handle_domain_payment_charged(self, event: Mapping[str, Any]) -> None:
+        Analytics.track("payment_charged", event["payload"])
 
     def handle_step_failed(self, event: Mapping[str, Any]) -> None:
         if event["task_name"] == "process_order" and event["step_name"] == "process_payment":

@@ -98,6 +98,112 @@ class CancelTask(Request, frozen=True, kw_only=True):
     cancelled_by: str = ""
 
 
+class PauseTask(Request, frozen=True, kw_only=True):
+    """`task.pause`: begin nothing any more until the task is resumed. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    paused_by: str = ""
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
+class ResumeTask(Request, frozen=True, kw_only=True):
+    """`task.resume`: go on with a paused task. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    resumed_by: str = ""
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
+class RetryTask(Request, frozen=True, kw_only=True):
+    """`task.retry`: try every step again that has failed for good. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    reset_by: str = ""
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
+class GiveUpTask(Request, frozen=True, kw_only=True):
+    """`task.give_up`: a blocked task will not complete; it ends in `error`. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    given_up_by: str = ""
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
+class ResolveTask(Request, frozen=True, kw_only=True):
+    """`task.resolve`: what the task was for is done; it ends in `resolved_manually`. Answer: `TaskResponse`."""
+
+    task_id: str
+    reason: str = ""
+    resolved_by: str = ""
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
+class StepAction(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="action_type"
+):
+    """Base of what may be asked of a step."""
+
+    reason: str = ""
+
+
+class ResetForRetry(StepAction, frozen=True, kw_only=True, tag="reset_for_retry"):
+    """Try a step again that has failed, or waits for its retry; it has all its tries anew."""
+
+    reset_by: str = ""
+
+
+class ResolveManually(StepAction, frozen=True, kw_only=True, tag="resolve_manually"):
+    """A step counts as done, without a result."""
+
+    resolved_by: str = ""
+
+
+class CompletionData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a step has come to that somebody did by hand."""
+
+    #: Any JSON value. Of a decision, an object that may name the steps it chooses in `create_steps`.
+    result: msgspec.Raw = _NULL
+    metadata: msgspec.Raw = _EMPTY_OBJECT
+
+
+class CompleteManually(StepAction, frozen=True, kw_only=True, tag="complete_manually"):
+    """A step was done by hand, and this is its result."""
+
+    completion_data: CompletionData
+    completed_by: str = ""
+
+
+class Skip(StepAction, frozen=True, kw_only=True, tag="skip"):
+    """A step is not needed; its template has to say `skippable: true`."""
+
+    skipped_by: str = ""
+
+
+AnyStepAction = ResetForRetry | ResolveManually | CompleteManually | Skip
+
+
+class UpdateStep(Request, frozen=True, kw_only=True):
+    """`step.update`: an operator's action on a step. Answer: `UpdateStepReply`."""
+
+    task_id: str
+    #: The step's name or uuid.
+    step: str
+    #: What to do, told apart by `action_type`.
+    action: AnyStepAction
+    #: A UUID minted by the client, so that a repeated request is the same one; absent: always a new one.
+    request_id: str | None = None
+
+
 class SignalTask(Request, frozen=True, kw_only=True):
     """`task.signal`: tell a task something that one of its steps waits for. Answer: `SignalReply`."""
 
@@ -307,6 +413,13 @@ class CreateTaskReply(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+class UpdateStepReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The step, and the task without its steps, after the action."""
+
+    task: TaskResponse
+    step: StepSummary
+
+
 class SignalReply(msgspec.Struct, frozen=True, kw_only=True):
     """`taken_by` is the step that took the signal; absent where it is kept until one waits for it."""
 
@@ -322,8 +435,9 @@ class StepToRun(msgspec.Struct, frozen=True, kw_only=True):
 
     step: str
     #: `named`: the request names it; `follows`: it depends on one that runs anew; `not_done`, `undone`: in the original;
-    #: `new`, `changed`: the original's template has no such step, or one of another type; `choice_gone`: what it chose
-    #: does not exist in this version; `undecided`: whether it exists is decided anew. Absent in a repetition's answer.
+    #: `new`, `changed`: the original's template has no such step, or one of another type; `misfit`: its result does
+    #: not fit the `result_schema` of this version; `choice_gone`: what it chose does not exist in this version;
+    #: `undecided`: whether it exists is decided anew. Absent in a repetition's answer.
     why: str | None = None
     #: The original has done it: its effects outside happen once more.
     ran_before: bool = False
@@ -427,6 +541,8 @@ class TemplateReply(msgspec.Struct, frozen=True, kw_only=True):
     content: msgspec.Raw
     created: bool = False
     versions: tuple[str, ...] = ()
+    #: The environment whose overrides the content holds; absent: none was set where it was registered.
+    environment: str | None = None
     warnings: tuple[dict[str, Any], ...] = ()
 
 
@@ -549,7 +665,13 @@ OPERATIONS: Final[dict[str, type[Request]]] = {
     "task.get": GetTask,
     "task.list": ListTasks,
     "task.cancel": CancelTask,
+    "task.pause": PauseTask,
+    "task.resume": ResumeTask,
+    "task.retry": RetryTask,
+    "task.give_up": GiveUpTask,
+    "task.resolve": ResolveTask,
     "task.signal": SignalTask,
+    "step.update": UpdateStep,
     "task.fork": ForkTask,
     "task.results": GetResults,
     "task.events": GetEvents,

@@ -84,6 +84,37 @@ _ENTRIES: Final = (
         state_change="task: any that is not terminal → cancelled; its unfinished steps → cancelled",
     ),
     _entry(
+        events.TaskPaused,
+        "task",
+        outcome=True,
+        emitted_when="A pause request reached a task that had not ended, was not being undone and was not paused.",
+        state_change="task: pending | steps_in_process | waiting_for_retry | waiting_for_dependencies | "
+        "blocked_by_failures → paused",
+    ),
+    _entry(
+        events.TaskResumed,
+        "task",
+        outcome=True,
+        emitted_when="A resume request reached a paused task. What is ready begins in the same append; where nothing "
+        "can, because of failures, what follows these stands there.",
+        state_change="task: paused → steps_in_process; → pending where its start is still to come",
+    ),
+    _entry(
+        events.TaskGivenUp,
+        "task",
+        outcome=True,
+        emitted_when="A give-up request reached a blocked task. `task.failed` follows in the same append.",
+        state_change="none (the `task.failed` after it moves the task)",
+    ),
+    _entry(
+        events.TaskResolvedManually,
+        "task",
+        outcome=True,
+        emitted_when="A resolve request reached a task that had not ended and was not being undone. Workers that run "
+        "its steps are told, its child tasks are cancelled as its template says.",
+        state_change="task: any that is not terminal → resolved_manually; its unfinished steps → cancelled",
+    ),
+    _entry(
         events.StepEnqueued,
         "task",
         outcome=False,
@@ -127,8 +158,9 @@ _ENTRIES: Final = (
         "task",
         outcome=False,
         emitted_when="A worker that shuts down handed back a try that it had not started. A `step.enqueued` of the "
-        "same try with a new lease token follows in the same append.",
-        state_change="none (the `step.enqueued` after it moves the step)",
+        "same try with a new lease token follows in the same append; while the task is paused, when it is resumed.",
+        state_change="none (the `step.enqueued` after it moves the step); while the task is paused: enqueued | "
+        "in_progress → pending",
     ),
     _entry(
         events.StepResultRefused,
@@ -143,16 +175,63 @@ _ENTRIES: Final = (
         "task",
         outcome=False,
         emitted_when="A handler reported a checkpoint. A `step.enqueued` of the same try with a new lease token "
-        "follows in the same append; its dispatch carries the checkpoint.",
-        state_change="none (the `step.enqueued` after it moves the step)",
+        "follows in the same append (while the task is paused, when it is resumed); its dispatch carries the "
+        "checkpoint.",
+        state_change="none (the `step.enqueued` after it moves the step); while the task is paused: enqueued | "
+        "in_progress → pending",
     ),
     _entry(
         events.StepSkipped,
         "task",
         outcome=True,
         emitted_when="A convergence step has no dependency outside the branches of a decision, and none of them "
-        "was taken; in the same append as the decision.",
-        state_change="step: (none) | pending → skipped",
+        "was taken; in the same append as the decision. Or an operator skipped a step that its template calls "
+        "`skippable`, before it began or after it failed.",
+        state_change="step: (none) | pending | error → skipped",
+    ),
+    _entry(
+        events.StepReset,
+        "task",
+        outcome=True,
+        emitted_when="An operator asked for a further try of a step that failed or waits for a retry, or for one of all "
+        "failed steps of a task. Its next `step.enqueued` (`child.requested`, `signal.awaited`) is in the same append, "
+        "unless the task is paused or its batch has no room.",
+        state_change="step: error | waiting_for_retry → pending; task: blocked_by_failures → steps_in_process. The "
+        "batches that were cancelled with it → pending, once no other of its batch has failed",
+    ),
+    _entry(
+        events.StepResolvedManually,
+        "task",
+        outcome=True,
+        emitted_when="An operator resolved a step that was not done. A decision chooses no branch with it, a batchable "
+        "step cuts no batches: their events follow in the same append.",
+        state_change="step: pending | enqueued | in_progress | waiting_for_retry | waiting_for_signal | error → "
+        "resolved_manually; task: blocked_by_failures → steps_in_process",
+    ),
+    _entry(
+        events.StepCompletedManually,
+        "task",
+        outcome=True,
+        emitted_when="An operator completed a step that was not done, with its result.",
+        state_change="step: pending | enqueued | in_progress | waiting_for_retry | waiting_for_signal | error → "
+        "complete; task: blocked_by_failures → steps_in_process",
+    ),
+    _entry(
+        events.StepDomainEventRefused,
+        "task",
+        outcome=True,
+        emitted_when="A handler published a domain event that its template does not declare, or a payload that cannot "
+        "be sent or does not fit its schema; in the same append as what became of the try.",
+        state_change="none",
+    ),
+    _entry(
+        events.DomainPublished,
+        "task",
+        outcome=True,
+        emitted_when="A try ended as the `condition` of an event in the step's `publishes_events` says, or its handler "
+        "published an event itself; in the same append as what became of the try. On the signal feed its subject ends "
+        "in `domain.<name>`.",
+        state_change="none",
     ),
     _entry(
         events.StepReused,

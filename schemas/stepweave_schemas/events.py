@@ -144,6 +144,49 @@ class TaskCancelled(Event, frozen=True, kw_only=True, tag="task.cancelled"):
     cancelled_steps: tuple[str, ...] = ()
 
 
+# -- tasks in the hands of operators -----------------------------------------------------------------
+
+
+class TaskPaused(Event, frozen=True, kw_only=True, tag="task.paused"):
+    """Somebody holds the task back: nothing of it begins until it is resumed; tries that are out end as usual."""
+
+    reason: str
+    paused_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskResumed(Event, frozen=True, kw_only=True, tag="task.resumed"):
+    """A paused task goes on: everything that is ready begins."""
+
+    reason: str
+    resumed_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskGivenUp(Event, frozen=True, kw_only=True, tag="task.given_up"):
+    """Somebody decided that a blocked task will not complete; the `task.failed` after it ends it."""
+
+    reason: str
+    given_up_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class TaskResolvedManually(Event, frozen=True, kw_only=True, tag="task.resolved_manually"):
+    """Somebody says that what the task was for is done; it ends, and results that come later are refused."""
+
+    task_name: str
+    namespace: str
+    reason: str
+    resolved_by: str
+    #: The steps that were dispatched or running at that moment.
+    cancelled_steps: tuple[str, ...] = ()
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
 # -- steps ---------------------------------------------------------------------------------------
 
 
@@ -249,8 +292,77 @@ class StepCheckpointed(StepEvent, frozen=True, kw_only=True, tag="step.checkpoin
 class StepSkipped(StepEvent, frozen=True, kw_only=True, tag="step.skipped"):
     """A step has nothing to do, and what depends on it goes on."""
 
-    #: `no_branches`: none of the branches that it brings together was taken.
+    #: `no_branches`: none of the branches that it brings together was taken; `operator`: somebody said so.
     reason: str
+    #: Who skipped it, and why; absent where nobody did.
+    skipped_by: str = ""
+    explanation: str = ""
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+# -- steps in the hands of operators -----------------------------------------------------------------
+
+
+class StepReset(StepEvent, frozen=True, kw_only=True, tag="step.reset"):
+    """Somebody wants a step tried again: it has all its tries anew, and goes on from its last checkpoint."""
+
+    #: The last try so far. Numbers go on; tries up to this one count no more towards `max_attempts`.
+    attempt: int
+    reason: str
+    reset_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class StepResolvedManually(StepEvent, frozen=True, kw_only=True, tag="step.resolved_manually"):
+    """Somebody says that a step counts as done, without a result; what depends on it goes on."""
+
+    #: The last try; 0 where there was none. One that is still out ends with this event.
+    attempt: int
+    reason: str
+    resolved_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class StepCompletedManually(StepEvent, frozen=True, kw_only=True, tag="step.completed_manually"):
+    """Somebody did what a step was to do, and says what its result is; what depends on it reads that."""
+
+    #: The last try; 0 where there was none. One that is still out ends with this event.
+    attempt: int
+    result: msgspec.Raw
+    metadata: msgspec.Raw = NO_RAW
+    reason: str
+    completed_by: str
+    #: The request that asked for it: the same one again is a repetition.
+    request_id: str = ""
+
+
+class StepDomainEventRefused(StepEvent, frozen=True, kw_only=True, tag="step.domain_event_refused"):
+    """A domain event was not published, because of what is wrong with it; the step goes on as if it had been."""
+
+    name: str
+    attempt: int
+    #: `undeclared`, `payload_invalid` (it does not fit its schema), `payload_too_large`, or `not_published`
+    #: (the worker could not make its payload, or published too many).
+    refusal: str
+    message: str
+    worker_id: str = ""
+
+
+class DomainPublished(StepEvent, frozen=True, kw_only=True, tag="domain.published"):
+    """A step published an event of the users' own domain; nothing in the task follows from it."""
+
+    #: The event's own name, such as `order.paid`.
+    name: str
+    payload: msgspec.Raw
+    attempt: int
+    #: How the try ended: `success`, `checkpoint`, `retryable_failure` or `permanent_failure`.
+    outcome: str
+    task_name: str
+    namespace: str
+    template_version: str
 
 
 class StepReused(StepEvent, frozen=True, kw_only=True, tag="step.reused"):
@@ -636,6 +748,8 @@ class TemplateRegistered(Event, frozen=True, kw_only=True, tag="template.registe
     hash: str
     content: msgspec.Raw
     registered_by: str = ""
+    #: The environment whose overrides the content holds; absent: none was set.
+    environment: str | None = None
 
 
 class ShardAcquired(Event, frozen=True, kw_only=True, tag="orchestrator.shard_acquired"):
@@ -661,6 +775,10 @@ AnyEvent = (
     | TaskCompleted
     | TaskFailed
     | TaskCancelled
+    | TaskPaused
+    | TaskResumed
+    | TaskGivenUp
+    | TaskResolvedManually
     | StepEnqueued
     | StepStarted
     | StepCompleted
@@ -671,6 +789,11 @@ AnyEvent = (
     | StepCheckpointed
     | StepSkipped
     | StepReused
+    | StepReset
+    | StepResolvedManually
+    | StepCompletedManually
+    | StepDomainEventRefused
+    | DomainPublished
     | DecisionRouted
     | DecisionDeclined
     | BatchCreated

@@ -10,6 +10,8 @@ import re
 
 import msgspec
 
+#: A text in JSON, or a whole number that is written with a fraction.
+_TEXT_OR_WHOLE = re.compile(rb'("(?:[^"\\]|\\.)*")|(-?\d+)\.0(?![\deE])')
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -59,6 +61,22 @@ def canonical_json(value: object) -> bytes:
     return msgspec.json.encode(value, order="deterministic")
 
 
+def content_json(value: object) -> bytes:
+    """Canonical JSON in which equal numbers look alike too: `5.0` and `5`, as one language and another writes it."""
+    encoded = canonical_json(value)
+    return _TEXT_OR_WHOLE.sub(_as_whole, encoded) if b".0" in encoded else encoded
+
+
+def _as_whole(found: re.Match[bytes]) -> bytes:
+    text, whole = found.groups()
+    return text or (b"0" if whole == b"-0" else whole)
+
+
 def content_digest(value: object) -> str:
     """`sha256:<hex>` over the canonical JSON of a value."""
-    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+    return json_digest(canonical_json(value))
+
+
+def json_digest(encoded: bytes) -> str:
+    """`sha256:<hex>` over bytes of JSON."""
+    return f"sha256:{hashlib.sha256(encoded).hexdigest()}"

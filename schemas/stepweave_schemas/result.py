@@ -27,6 +27,12 @@ NAMES_MAX: Final = 10_000
 COMPENSATION_STEPS_MAX: Final = 1_000
 COMPENSATION_STEPS_BYTES_MAX: Final = 64 * 1024
 
+#: Most domain events in one outcome, and the bound of one payload and of all of them together, in bytes of JSON.
+DOMAIN_EVENTS_MAX: Final = 100
+DOMAIN_EVENT_NAME_CHARS_MAX: Final = 255
+DOMAIN_EVENT_BYTES_MAX: Final = 64 * 1024
+DOMAIN_EVENTS_BYTES_MAX: Final = 256 * 1024
+
 #: The strings of `error_type`.
 ERROR_TYPES: Final = (
     "permanent_error",
@@ -52,6 +58,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     worker_id: str
 
 
+class DomainEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event of the users' own domain that a handler published during a try."""
+
+    #: One of the names that the template declares.
+    name: str
+    #: Any JSON value, by custom an object.
+    payload: msgspec.Raw = _NULL
+    #: Why there is no payload that can be sent; such an event is recorded as refused.
+    problem: str = ""
+
+
 class Started(Outcome, frozen=True, kw_only=True, tag="started"):
     """The handler is running and will not be done at once. Optional; sent once per try."""
 
@@ -65,6 +82,8 @@ class Success(Outcome, frozen=True, kw_only=True, tag="success"):
     metadata: msgspec.Raw = NO_RAW
     started_at_ms: int | None = None
     duration_ms: int | None = None
+    #: What the handler published; it counts where the outcome does.
+    domain_events: tuple[DomainEvent, ...] = ()
 
 
 class Failure(Outcome, frozen=True, kw_only=True, tag="failure"):
@@ -81,6 +100,8 @@ class Failure(Outcome, frozen=True, kw_only=True, tag="failure"):
     duration_ms: int | None = None
     #: What is to be undone besides the declared compensations: names of steps or of compensation handlers.
     compensation_steps: tuple[str, ...] = ()
+    #: What the handler published; it counts where the outcome does.
+    domain_events: tuple[DomainEvent, ...] = ()
 
 
 class Decided(Outcome, frozen=True, kw_only=True, tag="decision"):
@@ -94,6 +115,8 @@ class Decided(Outcome, frozen=True, kw_only=True, tag="decision"):
     metadata: msgspec.Raw = NO_RAW
     started_at_ms: int | None = None
     duration_ms: int | None = None
+    #: What the handler published; it counts where the outcome does.
+    domain_events: tuple[DomainEvent, ...] = ()
 
 
 class Batches(Outcome, frozen=True, kw_only=True, tag="batches"):
@@ -109,6 +132,8 @@ class Batches(Outcome, frozen=True, kw_only=True, tag="batches"):
     metadata: msgspec.Raw = NO_RAW
     started_at_ms: int | None = None
     duration_ms: int | None = None
+    #: What the handler published; it counts where the outcome does.
+    domain_events: tuple[DomainEvent, ...] = ()
 
 
 class Checkpointed(Outcome, frozen=True, kw_only=True, tag="checkpoint"):
@@ -120,6 +145,8 @@ class Checkpointed(Outcome, frozen=True, kw_only=True, tag="checkpoint"):
     items_processed: int = 0
     #: What the items done so far have come to: any JSON value.
     accumulated_results: msgspec.Raw = _NULL
+    #: What the handler published; it counts where the outcome does.
+    domain_events: tuple[DomainEvent, ...] = ()
 
 
 class Released(Outcome, frozen=True, kw_only=True, tag="released"):

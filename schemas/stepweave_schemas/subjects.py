@@ -9,10 +9,13 @@
 | `sw.disp.<namespace>.<queue>.<class>` | the shard's owner | workers (stream DISP_<namespace>) |
 | `sw.log.<shard>` | the shard's owner | subscribers, projections (stream LOG) |
 | `sw.evt.<namespace>.<template>.<task_id>.<entity>.<verb>` | the shard's owner | subscribers (stream EVT) |
+| `sw.now.<namespace>.<template>.<task_id>.domain.<name>` | the shard's owner | whoever listens (core NATS, best effort) |
 | `sw.ctl.<namespace>.cancel` | the shard's owner | workers (core NATS, best effort) |
 | `sw.sys.<word>` | orchestrators | orchestrators (core NATS, hints only) |
 
-Names of users go into subjects as tokens of `[A-Za-z0-9_-]`; anything else is escaped as `_xHH`.
+On the signal feed a domain event stands under `domain.<name>` in the place of `<entity>.<verb>`.
+Names of users go into subjects as tokens of `[A-Za-z0-9_-]`; anything else is escaped as `_xHH`. Names of domain
+events are made of such tokens and dots, and stand as they are.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ LOG_STREAM_SUBJECTS: Final = ("sw.log.*",)
 EVT_STREAM_SUBJECTS: Final = ("sw.evt.>",)
 
 COMMAND_PREFIX: Final = "sw.cmd."
+EVT_PREFIX: Final = "sw.evt."
+DOMAIN_PREFIX: Final = "domain."
 API_PREFIX: Final = "sw.api.v1"
 #: Orchestrators say that shards became free, so that others take them at once.
 SHARDS_FREE: Final = "sw.sys.shards_free"
@@ -44,12 +49,17 @@ CIRCUIT_CHANGED: Final = "sw.sys.circuit_changed"
 #: The last token of a result subject where one message carries results of several tasks of a shard.
 MANY_TASKS: Final = "_"
 
+#: Names of domain events: words joined by dots, each a token of a subject.
+EVENT_NAME_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 #: Longest name (bytes of UTF-8) that may become a subject token.
 NAME_BYTES_MAX: Final = 255
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]|_(?=x)")
 _RESULT = re.compile(r"sw\.res\.([A-Za-z0-9_-]+)\.(\d+)\.([A-Za-z0-9_-]+)")
-_EVENT = re.compile(r"sw\.evt\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([a-z_]+)\.([a-z_]+)")
+_EVENT = re.compile(
+    r"sw\.evt\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)"
+    r"\.([a-z_]+\.[a-z_]+|domain(?:\.[A-Za-z0-9_-]+)+)"
+)
 
 
 @lru_cache(maxsize=4_096)
@@ -159,12 +169,23 @@ def event(namespace: str, template: str, task_id: str, event_type: str) -> str:
     return f"sw.evt.{token(namespace)}.{token(template)}.{task_id}.{event_type}"
 
 
+def domain_event(name: str) -> str:
+    """How the subject of a domain event ends, in the place of an event type; also what subscribers ask for."""
+    return f"{DOMAIN_PREFIX}{name}"
+
+
+def at_once(signal_subject: str) -> str:
+    """Where a domain event of a signal feed subject is sent besides, where its template says `delivery: fast`."""
+    return f"sw.now.{signal_subject.removeprefix(EVT_PREFIX)}"
+
+
 class EventAddress(NamedTuple):
     """What a signal feed subject says."""
 
     namespace: str
     template: str
     task_id: str
+    #: The event type; of a domain event `domain.<name>`.
     type: str
 
 
@@ -173,9 +194,9 @@ def parse_event(subject: str) -> EventAddress | None:
     match = _EVENT.fullmatch(subject)
     if match is None:
         return None
-    namespace, template, task_id, entity, verb = match.groups()
+    namespace, template, task_id, event_type = match.groups()
     try:
-        return EventAddress(untoken(namespace), untoken(template), task_id, f"{entity}.{verb}")
+        return EventAddress(untoken(namespace), untoken(template), task_id, event_type)
     except UnicodeDecodeError:
         return None
 

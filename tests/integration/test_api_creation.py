@@ -466,3 +466,83 @@ async def test_the_client_refuses_before_sending(system: System) -> None:
         ):
             with pytest.raises(BadRequest):
                 await client.create_task("free", **fields)
+
+
+# -- identity, further ---------------------------------------------------------------------------
+
+
+async def test_a_strict_context_at_once_many_times_is_one_task(system: System) -> None:
+    request = {"name": "strict", "context": {"race": [1, 2.0]}}
+    endings = await asyncio.gather(
+        *(system.request("task.create", request) for _ in range(30)), return_exceptions=True
+    )
+    [first] = [one for one in endings if isinstance(one, dict)]
+    refused = [one for one in endings if isinstance(one, Refused)]
+    assert len(refused) == 29
+    task_id = first["task"]["task_uuid"]
+    assert {(one.code, one.details["task_id"]) for one in refused} == {("CONFLICT", task_id)}
+    # Equal numbers are equal, however a language writes them.
+    again = await system.refusal("task.create", b'{"name":"strict","context":{"race":[1.0,2]}}')
+    assert (again.code, again.details["task_id"]) == ("CONFLICT", task_id)
+
+
+@pytest.mark.parametrize("strategy", ["strict", "caller_provided"])
+async def test_an_identity_outlives_its_task(system: System, strategy: str) -> None:
+    name = f"ends_{strategy}"
+    await system.register(template(name, namespace=GOOD_NAMESPACE, identity_strategy=strategy))
+    request: dict[str, Any] = {"name": name, "namespace": GOOD_NAMESPACE, "context": {"once": True}}
+    if strategy == "caller_provided":
+        request["idempotency_key"] = "once"
+    first = await system.request("task.create", request)
+    task_id = first["task"]["task_uuid"]
+    await system.wait(task_id)
+    async with system.unharmed():
+        if strategy == "strict":
+            refused = await system.refusal("task.create", request)
+            assert (refused.code, refused.details["task_id"]) == ("CONFLICT", task_id)
+        else:
+            again = await system.request("task.create", request)
+            assert (again["replayed"], again["task"]["status"]) == (True, "complete")
+
+
+async def test_identities_are_those_of_a_namespace_a_template_and_a_version(system: System) -> None:
+    for namespace in ("default", "elsewhere"):
+        for version in ("1.0.0", "2.0.0"):
+            text = template("scoped", namespace=namespace, version=version, identity_strategy="strict")
+            await system.register(text)
+    context = {"same": 1}
+    requests = [
+        {"name": "scoped", "namespace": namespace, "version": version, "context": context}
+        for namespace in ("default", "elsewhere")
+        for version in ("1.0.0", "2.0.0")
+    ]
+    told = [await system.request("task.create", request) for request in requests]
+    assert len({one["task"]["task_uuid"] for one in told}) == 4
+    # Without a version it is the highest, which has this context already.
+    refused = await system.refusal("task.create", {"name": "scoped", "context": context})
+    assert refused.details["task_id"] == told[1]["task"]["task_uuid"]
+    # A key is the template's, over its versions: with another one it is another request.
+    keyed = {"name": "scoped", "context": {"keyed": 1}, "idempotency_key": "k"}
+    first = await system.request("task.create", {**keyed, "version": "1.0.0"})
+    assert (await system.request("task.create", {**keyed, "version": "1.0.0"}))["replayed"] is True
+    refused = await system.refusal("task.create", {**keyed, "version": "2.0.0"})
+    assert (refused.code, refused.details["task_id"]) == ("CONFLICT", first["task"]["task_uuid"])
+    other = await system.request("task.create", {**keyed, "namespace": "elsewhere"})
+    assert other["replayed"] is False
+
+
+async def test_identities_within_one_request_of_many(system: System) -> None:
+    strict = {"name": "strict", "context": {"of_many": 1}}
+    keyed = {"name": "keyed", "idempotency_key": "of_many"}
+    unkeyed = {"name": "keyed"}
+    tasks = [strict, {**strict, "context": {"of_many": 1.0}}, keyed, keyed, unkeyed]
+    told = (await system.request("task.create_many", {"tasks": tasks}))["tasks"]
+    assert [one.get("error", {}).get("code") for one in told] == [
+        None,
+        "CONFLICT",
+        None,
+        None,
+        "VALIDATION_FAILED",
+    ]
+    assert told[1]["error"]["task_id"] == told[0]["task_id"]
+    assert (told[2].get("replayed", False), told[3]["replayed"]) == (False, True)

@@ -84,8 +84,6 @@ async def test_every_problem_at_once_each_with_its_line(system: System) -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
-        ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
         ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )

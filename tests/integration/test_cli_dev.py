@@ -375,6 +375,9 @@ def test_workers_and_doctor(stepweave: Type) -> None:
     [worker] = json.loads(stepweave("worker", "list", "-o", "json").out)
     assert "hello_send" in worker["handlers"] and worker["running"] == 0
     assert worker["worker_id"] in stepweave("worker", "list").out
+    [load] = json.loads(stepweave("orchestrator", "status", "-o", "json").out)
+    assert load["state"] == "open" and load["creates_admitted"] > 0 and load["creates_refused"] == 0
+    assert "commands_waiting" in stepweave("orchestrator", "status").out
     answer = stepweave("doctor")
     assert answer.code == 0, answer.out
     lines = {line.split()[1]: line.split()[0] for line in answer.out.splitlines()[1:]}
@@ -387,6 +390,7 @@ def test_workers_and_doctor(stepweave: Type) -> None:
         "JetStream",
         "streams",
         "API",
+        "load",
         "workers",
         "Postgres",
         "clock",

@@ -411,6 +411,34 @@ async def child_of(system: System, task_id: str) -> str:
     return child_id
 
 
+async def test_a_child_waits_while_too_much_is_under_way(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is part of what was accepted: put off, never refused."""
+    await child_templates(system)
+    asked = 0
+
+    def busy() -> float | None:
+        nonlocal asked
+        asked += 1
+        return 0.05
+
+    async def put_off() -> bool:
+        return asked >= 3
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system.orchestrator.children, "_put_off", busy)
+        task_id = await system.create("parent_cancel", namespace="dynamic", context={"order": 5})
+        await eventually(put_off, timeout_seconds=WAIT_SECONDS, what="the order to start the child")
+        task = await system.wait(task_id, "waiting_for_dependencies")
+        child_id = task.step("start").child_task_uuid
+        assert child_id is not None
+        assert await system.history(child_id) == []
+    assert await child_of(system, task_id) == child_id
+    await system.request("task.signal", {"task_id": child_id, "signal": "go"})
+    await system.wait(task_id)
+
+
 async def test_a_child(system: System) -> None:
     await child_templates(system)
     task_id = await system.create("parent_cancel", namespace="dynamic", context={"order": 5})

@@ -379,8 +379,9 @@ async def test_the_order_tracking_subscriber_goes_on_where_it_stopped(
         await order(1, "tok_visa")
         first = await script()
         await order(2, "tok_declined")
-        assert await first.says(2) == [
+        assert await first.says(3) == [
             'analytics: order_completed {"order_id": 1, "total_amount": 59.9, "payment_token": "tok_visa"}',
+            'analytics: payment_charged {"order_id": 1, "amount": 59.9}',
             "slack: Payment failure for order 2: Card declined",
         ]
         await first.stop()

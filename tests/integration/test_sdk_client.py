@@ -331,9 +331,43 @@ async def test_a_repeated_create_is_the_same_task(server: EmbeddedNats) -> None:
         assert seen[0].task_id
 
         seen.clear()
-        with pytest.raises(Backpressure, match="busy") as full:
+        with pytest.raises(Backpressure, match=r"busy \(given up: not within 0\.1 s\)") as full:
             await client.create_task("order", timeout_seconds=0.1)
         assert full.value.retry_after == 0.2
+
+
+async def test_of_a_bulk_request_what_is_refused_for_now_is_sent_again(server: EmbeddedNats) -> None:
+    """One namespace has too much waiting, the other has not; what is told longer than there is time is given up."""
+    seen: list[list[str]] = []
+    told_seconds = 0.2
+    async with await Connection.open(server.url, name="fake") as fake, Client(server.url) as client:
+
+        def answer(message: Msg) -> None:
+            asked = msgspec.json.decode(message.data, type=CreateMany).tasks
+            seen.append([one.namespace for one in asked])
+            error = {"code": "BACKPRESSURE", "message": "busy", "retry_after_seconds": told_seconds}
+            full = len(seen) == 1
+            tasks = [
+                {"task_id": one.task_id, **({"error": error} if full and one.namespace == "flood" else {})}
+                for one in asked
+            ]
+            fake.send(message.reply, msgspec.json.encode({"tasks": tasks}))
+
+        await fake.subscribe(operation_subject("task.create_many"), answer)
+        await fake.flush()
+        requests = [{"name": "order", "namespace": name} for name in ("flood", "calm", "flood")]
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        answers = await client.create_tasks(requests)
+        assert loop.time() - before >= told_seconds
+        assert [one.error for one in answers] == [None] * 3
+        assert seen == [["flood", "calm", "flood"], ["flood", "flood"]]
+
+        seen.clear()
+        told_seconds = 30.0
+        answers = await client.create_tasks(requests, timeout_seconds=5)
+        assert [type(one.error) for one in answers] == [Backpressure, type(None), Backpressure]
+        assert len(seen) == 1
 
 
 async def test_an_answer_that_is_none_and_bulk_failures(server: EmbeddedNats) -> None:

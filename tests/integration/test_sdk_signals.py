@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from nats.aio.msg import Msg
-from tests.unit.cli.typed import PATIENCE_SECONDS, Answer, clean_environment
+from tests.unit.cli.typed import typed_process
 
 from stepweave import Client, Conflict, NotFound, SyncClient, ValidationFailed
 from stepweave.messaging import Connection
@@ -74,20 +73,6 @@ async def client(server: EmbeddedNats) -> AsyncIterator[Client]:
         yield client
 
 
-async def typed(url: str, *words: str) -> Answer:
-    """A command as a process of its own, because this one's event loop is busy with the orchestrator."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "stepweave_orchestrator.cli", *words),
-        env=clean_environment(NATS_URL=url),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
-    assert process.returncode is not None
-    return Answer(process.returncode, out.decode(), err.decode())
-
-
 async def test_signals_of_the_client(server: EmbeddedNats, client: Client) -> None:
     task_id = (await client.create_task("purchase", namespace="shop")).task_uuid
     early = await client.signal(task_id, "receipt", {"number": 4711}, sent_by="desk")
@@ -139,12 +124,12 @@ async def test_a_signal_that_nobody_answers_is_sent_again_with_its_id(server: Em
 
 async def test_signals_from_the_command_line(server: EmbeddedNats, client: Client, tmp_path: Path) -> None:
     task_id = (await client.create_task("purchase", namespace="shop")).task_uuid
-    shown = await typed(server.url, "task", "get", task_id)
+    shown = await typed_process(server.url, "task", "get", task_id)
     assert "waiting_for_dependencies" in shown.out and "for signal approval" in shown.out
     assert f"stepweave task signal {task_id} approval --payload JSON" in shown.err
 
     (tmp_path / "receipt.json").write_text('{"number": 4711}')
-    kept = await typed(
+    kept = await typed_process(
         *(server.url, "task", "signal", task_id, "receipt", "--payload", f"@{tmp_path / 'receipt.json'}"),
         *("--id", "scan-1", "--by", "desk"),
     )
@@ -153,23 +138,23 @@ async def test_signals_from_the_command_line(server: EmbeddedNats, client: Clien
     assert {("signal", "receipt"), ("id", "scan-1")} <= rows
     assert "taken by  no step yet: it is kept until one waits for it" in kept.out
 
-    wrong = await typed(server.url, "task", "signal", task_id, "approval", "--set", "aproved=true")
+    wrong = await typed_process(server.url, "task", "signal", task_id, "approval", "--set", "aproved=true")
     assert wrong.code == 4 and "payload_schema of step 'approve'" in wrong.err
     assert '"approved"' in wrong.err
-    assert (await typed(server.url, "task", "signal", task_id, "nothing")).code == 4
-    assert (await typed(server.url, "task", "signal", "0" * 8, "approval")).code == 2
+    assert (await typed_process(server.url, "task", "signal", task_id, "nothing")).code == 4
+    assert (await typed_process(server.url, "task", "signal", "0" * 8, "approval")).code == 2
 
-    watching = asyncio.create_task(typed(server.url, "task", "watch", task_id))
-    taken = await typed(
+    watching = asyncio.create_task(typed_process(server.url, "task", "watch", task_id))
+    taken = await typed_process(
         server.url, "task", "signal", task_id, "approval", "--set", "approved=true", "-o", "json"
     )
     assert taken.code == 0, taken.err
     reply = json.loads(taken.out)
     assert (reply["taken_by"], reply["replayed"], reply["task"]["status"]) == ("approve", False, "complete")
-    again = await typed(
+    again = await typed_process(
         server.url, "task", "signal", task_id, "receipt", "--set", "number=4711", "--id", "scan-1"
     )
-    other = await typed(server.url, "task", "signal", task_id, "receipt", "--id", "scan-1")
+    other = await typed_process(server.url, "task", "signal", task_id, "receipt", "--id", "scan-1")
     assert other.code == 4 and "'scan-1' was used for another signal" in other.err
     assert again.code == 0 and "file" in again.out
     assert again.err == "this signal has come before: nothing was done\n"
@@ -188,13 +173,13 @@ async def test_signals_from_the_command_line(server: EmbeddedNats, client: Clien
 async def test_a_fork_from_the_command_line(server: EmbeddedNats, client: Client) -> None:
     task_id = (await client.create_task("purchase", namespace="shop")).task_uuid
     await client.signal(task_id, "approval", {"approved": True})
-    plan = await typed(server.url, "task", "fork", task_id, "--dry-run")
+    plan = await typed_process(server.url, "task", "fork", task_id, "--dry-run")
     assert plan.code == 0, plan.err
     rows = [" ".join(line.split()) for line in plan.out.splitlines()]
     assert f"of task {task_id} as of its event 5" in rows
     assert {"approve reused", "file runs not done in the original"} <= set(rows)
     assert plan.err == "nothing was done; without --dry-run the fork begins\n"
-    forked = await typed(
+    forked = await typed_process(
         *(
             server.url,
             "task",
@@ -218,7 +203,7 @@ async def test_a_fork_from_the_command_line(server: EmbeddedNats, client: Client
         "asked too early",
         "waiting_for_signal",
     )
-    refused = await typed(server.url, "task", "fork", task_id, "--from", "aprove")
+    refused = await typed_process(server.url, "task", "fork", task_id, "--from", "aprove")
     assert refused.code == 4 and "its steps are approve, file" in refused.err
 
 

@@ -16,9 +16,11 @@ TRIED: Final = (
     "call-http-apis",
     "fork-a-task",
     "process-in-batches",
+    "publish-domain-events",
     "route-with-decisions",
     "save-progress-with-checkpoints",
     "start-child-tasks",
+    "step-in-as-an-operator",
     "undo-with-compensations",
     "wait-for-signals",
 )

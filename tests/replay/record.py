@@ -45,6 +45,7 @@ from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import decode_envelope, envelope_bytes
 from stepweave_schemas.template import TaskTemplate
 
+from .domain_event_stories import DOMAIN_EVENT_STORIES
 from .dynamic_stories import DYNAMIC_STORIES
 from .example_histories import example_runs, histories_of
 from .fork_stories import FORK_STORIES
@@ -61,6 +62,7 @@ from .history import (
     summary,
     write,
 )
+from .operator_stories import OPERATOR_STORIES
 from .saga_stories import SAGA_STORIES
 from .stories import Stories, begun, recorder
 from .waiting_stories import WAITING_STORIES
@@ -388,7 +390,17 @@ def _under_way(made: TaskTemplate) -> Scenario:
     )
 
 
-STORIES.update({**DYNAMIC_STORIES, **FORK_STORIES, **SAGA_STORIES, **WAITING_STORIES, **GATE_STORIES})
+STORIES.update(
+    {
+        **DYNAMIC_STORIES,
+        **DOMAIN_EVENT_STORIES,
+        **FORK_STORIES,
+        **SAGA_STORIES,
+        **WAITING_STORIES,
+        **GATE_STORIES,
+        **OPERATOR_STORIES,
+    }
+)
 
 
 # -- writing -------------------------------------------------------------------------------------

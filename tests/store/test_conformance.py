@@ -44,6 +44,11 @@ async def test_a_shard_count_out_of_range_is_refused(store: EventStore, count: i
         await store.initialise(count)
 
 
+async def test_the_store_says_how_much_room_it_takes(store: EventStore, writer: Any) -> None:
+    await writer.fill(10)
+    assert await store.size_bytes() > 0
+
+
 async def test_a_new_shard_is_empty_and_free(store: EventStore) -> None:
     row = (await store.shards())[0]
     assert (row.epoch, row.owner, row.head_position, row.published_position) == (0, "", 0, 0)

@@ -207,6 +207,19 @@ def stream(stream_id: str, **changes: Any) -> StreamRow:
     return msgspec.structs.replace(row, **changes)
 
 
+async def test_steps_before_gates_are_counted_by_namespace(store: EventStore) -> None:
+    rows = [
+        stream(A, kind="slots", is_open=True, summary=msgspec.Raw(b'{"waiting": 5}')),
+        stream(B, kind="rate", is_open=True, summary=msgspec.Raw(b'{"waiting": 7, "per_second": 0.5}')),
+        stream(C, kind="circuit", namespace="a", is_open=True, summary=msgspec.Raw(b'{"waiting": 0}')),
+        stream(D, is_open=True, summary=msgspec.Raw(b'{"waiting": "for the night"}')),
+    ]
+    await store.project(shard=0, position=1, streams=rows)
+    assert await store.held_steps() == {"payments": 12}
+    await store.project(shard=0, position=2, streams=[stream(A, kind="slots", version=2)])
+    assert await store.held_steps() == {"payments": 7}
+
+
 async def test_streams_are_listed_by_kind(store: EventStore) -> None:
     rows = [
         stream(A, name="Zebra"),

@@ -92,6 +92,7 @@ async def use_everything(store: EventStore, writer_of: WriterOf) -> None:
     await store.set_feed_incarnations(0, 1, {"LOG": "x"})
     assert await store.feed_incarnations(0) == {"LOG": "x"}
     assert await store.beat("service", LEASE_MS) == ["service"]
+    assert await store.size_bytes() > 0
     await store.retire("service")
     assert await store.wakeups(0) == [Wakeup(A, 0, 5)]
     await store.save_snapshot(Snapshot(A, 1, 1, b"state"))

@@ -83,3 +83,57 @@ def test_what_is_sound_is_kept_as_it_is() -> None:
     )
     assert isinstance(read(kind="batches", cursors=[1, "a", None, {"b": []}]), result.Batches)
     assert isinstance(read(kind="checkpoint", cursor=5, items_processed=3), result.Checkpointed)
+
+
+def event(name: str = "order.paid", **fields: Any) -> dict[str, Any]:
+    return {"name": name, **fields}
+
+
+def events_of(**fields: Any) -> tuple[result.DomainEvent, ...]:
+    outcome = read(**fields)
+    assert isinstance(outcome, result.Success), outcome
+    return outcome.domain_events
+
+
+def test_domain_events_within_bounds_are_kept() -> None:
+    said = [event(payload={"a": [1, None]}), event("order.counted")]
+    kept = events_of(kind="success", domain_events=said)
+    assert [(one.name, bytes(one.payload), one.problem) for one in kept] == [
+        ("order.paid", b'{"a":[1,null]}', ""),
+        ("order.counted", b"null", ""),
+    ]
+
+
+def test_a_domain_event_never_spoils_its_outcome() -> None:
+    events = (
+        '{"name":"half","payload":"\\ud800"},{"name":"range","payload":1e999},{"name":"good","payload":1}'
+    )
+    about = msgspec.json.encode(TRY).decode()[1:-1]
+    text = f'{{"kind":"success","domain_events":[{events}],{about}}}'
+    [outcome] = read_outcomes(text.encode(), ADDRESS)
+    assert isinstance(outcome, result.Success)
+    assert [(one.name, bool(one.problem)) for one in outcome.domain_events] == [
+        ("half", True),
+        ("range", True),
+        ("good", False),
+    ]
+    names = events_of(kind="success", domain_events=[event("a\x00b"), event("n" * 1_000)])
+    assert [one.name for one in names] == ["a\ufffdb", "n" * 255]
+
+
+def test_too_many_domain_events_are_cut_and_that_is_said() -> None:
+    most = result.DOMAIN_EVENTS_MAX
+    kept = events_of(kind="success", domain_events=[event(payload=n) for n in range(most + 7)])
+    assert len(kept) == most + 1
+    assert not any(one.problem for one in kept[:-1])
+    assert "7 are left out" in kept[-1].problem
+    large = events_of(kind="success", domain_events=[event(payload="x" * 60_000)] * 6)
+    assert [bool(one.problem) for one in large] == [False] * 4 + [True] * 2
+
+
+def test_failures_and_checkpoints_carry_domain_events_too() -> None:
+    kept = failure(kind="failure", error_message="no", domain_events=[event()])
+    assert [one.name for one in kept.domain_events] == ["order.paid"]
+    saved = read(kind="checkpoint", cursor=1, items_processed=1, domain_events=[event()])
+    assert isinstance(saved, result.Checkpointed)
+    assert [one.name for one in saved.domain_events] == ["order.paid"]

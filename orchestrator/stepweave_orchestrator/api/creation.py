@@ -13,7 +13,7 @@ from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import MessageError, json_text
 from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
 from stepweave_schemas.envelope import parse_timestamp
-from stepweave_schemas.identity import canonical_json, content_digest, identity_task_id, is_uuid
+from stepweave_schemas.identity import content_json, identity_task_id, is_uuid, json_digest
 
 #: Bounds of a request, in characters and numbers.
 TEXT_CHARS_MAX: Final = 1_024
@@ -98,21 +98,23 @@ def identity(request: api.CreateTask, version: Version, request_id: str, context
             f"template {ref.namespace}/{ref.name} takes its identity from the caller: give an idempotency_key",
         )
     if version.identity_strategy == "strict":
-        content = canonical_json(context).decode()
+        content = content_json(context).decode()
         return identity_task_id(ref.namespace, ref.name, f"strict:{ref.version}:{content}"), True
     return request_id, False
 
 
 def request_digest(request: api.CreateTask, version: Version, context: Any) -> str:
     """What must be equal for two requests with one key to be the same request."""
-    return content_digest(
-        [
-            version.plan.ref.hash if request.version else [request.namespace, request.name],
-            context,
-            request.priority,
-            request.start_at,
-            sorted(request.tags),
-        ]
+    return json_digest(
+        content_json(
+            [
+                version.plan.ref.hash if request.version else [request.namespace, request.name],
+                context,
+                request.priority,
+                request.start_at,
+                sorted(request.tags),
+            ]
+        )
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, get_args
 
 import msgspec
@@ -17,6 +19,7 @@ from stepweave.messaging import MessagingError
 from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
+from stepweave_orchestrator.runtime.admission import Admission
 from stepweave_orchestrator.runtime.forks import Forks
 from stepweave_orchestrator.runtime.requests import (
     Cancel,
@@ -24,6 +27,7 @@ from stepweave_orchestrator.runtime.requests import (
     CreateSeveral,
     Fork,
     Get,
+    Operate,
     Register,
     Results,
     ShardRouter,
@@ -32,7 +36,7 @@ from stepweave_orchestrator.runtime.requests import (
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
 from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
-from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version, violations_text
+from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.catalogue import CATALOGUE
@@ -42,7 +46,9 @@ from stepweave_schemas.events import TaskCreated, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.template import Problem, TaskTemplate, check_template
+from stepweave_schemas.template.value_checks import violations_text
 
+from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_context, check_payload, check_request, check_text, identity, request_digest
 from .forking import LATEST, check_fork, fork_created
 from .gates import GateOperations
@@ -73,6 +79,7 @@ class Operations:
         forks: Forks,
         router: ShardRouter,
         streams: Streams,
+        admission: Admission,
         on_template_changed: Callable[[str], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -82,6 +89,7 @@ class Operations:
         self._forks = forks
         self._router = router
         self._streams = streams
+        self._admission = admission
         self._on_template_changed = on_template_changed
         self._handlers: dict[str, Callable[[Any], Awaitable[bytes]]] = {
             "task.create": self.create_task,
@@ -89,6 +97,12 @@ class Operations:
             "task.get": self.get_task,
             "task.list": self.list_tasks,
             "task.cancel": self.cancel_task,
+            "task.pause": self.act_on_task,
+            "task.resume": self.act_on_task,
+            "task.retry": self.act_on_task,
+            "task.give_up": self.act_on_task,
+            "task.resolve": self.act_on_task,
+            "step.update": self.update_step,
             "task.signal": self.signal_task,
             "task.fork": self.fork_task,
             "task.results": self.get_results,
@@ -128,8 +142,9 @@ class Operations:
 
     async def create_task(self, request: api.CreateTask) -> bytes:
         """Begin a task; answers once its first event is committed."""
-        shard, command = await self._creation(request)
-        return await self._router.call(shard, command)
+        with self._admission.taken(request.namespace):
+            shard, command = await self._creation(request)
+            return await self._router.call(shard, command)
 
     async def create_many(self, request: api.CreateMany) -> bytes:
         """Begin several tasks; each is accepted or refused on its own."""
@@ -137,10 +152,26 @@ class Operations:
             raise ApiError(
                 "BAD_REQUEST", f"{len(request.tasks)} tasks in one request, {api.CREATE_MANY_MAX} at most"
             )
+        with ExitStack() as taken:
+            refused: dict[str, ApiError] = {}
+            counts = Counter(task.namespace for task in request.tasks)
+            for namespace, count in counts.items():
+                try:
+                    taken.enter_context(self._admission.taken(namespace, count))
+                except ApiError as error:
+                    refused[namespace] = error
+            if refused and len(refused) == len(counts):
+                raise next(iter(refused.values()))
+            return await self._create_taken(request, refused)
+
+    async def _create_taken(self, request: api.CreateMany, refused: Mapping[str, ApiError]) -> bytes:
+        """Begin the tasks whose namespaces are not refused."""
         refs: list[msgspec.Raw | None] = [None] * len(request.tasks)
         by_shard: dict[int, list[tuple[int, Create]]] = {}
         for number, task in enumerate(request.tasks):
             try:
+                if task.namespace in refused:
+                    raise refused[task.namespace]
                 shard, command = await self._creation(task)
                 by_shard.setdefault(shard, []).append((number, command))
             except ApiError as error:
@@ -216,6 +247,20 @@ class Operations:
             Cancel(stream_id=request.task_id, reason=request.reason, cancelled_by=request.cancelled_by),
         )
 
+    async def act_on_task(self, request: TaskActionRequest) -> bytes:
+        """Pause, resume, retry, give up or resolve a task."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=task_command(request))
+        )
+
+    async def update_step(self, request: api.UpdateStep) -> bytes:
+        """Reset, resolve, complete or skip a step."""
+        shard = self._shard_of(request.task_id)
+        return await self._router.call(
+            shard, Operate(stream_id=request.task_id, command=step_command(request))
+        )
+
     async def signal_task(self, request: api.SignalTask) -> bytes:
         """Tell a task what one of its steps waits for; answers once that is committed."""
         shard = self._shard_of(request.task_id)
@@ -255,14 +300,11 @@ class Operations:
         created = fork_created(request, fork_id, original, version, context)
         if request.dry_run:
             return await self._forks.preview(fork_id, created)
-        return await self._router.call(
-            shard,
-            Fork(
-                stream_id=fork_id,
-                created=created,
-                correlation_id=request.correlation_id or correlation_id,
-            ),
+        fork = Fork(
+            stream_id=fork_id, created=created, correlation_id=request.correlation_id or correlation_id
         )
+        with self._admission.taken(created.template.namespace):
+            return await self._router.call(shard, fork)
 
     async def _version_of_fork(self, wanted: str | None, original: TaskCreated) -> Version:
         ref = original.template
@@ -373,6 +415,7 @@ class Operations:
             hash=template.content_hash(),
             content=msgspec.Raw(content),
             registered_by=request.registered_by,
+            environment=self._settings.environment,
         )
         stream_id = template_stream_id(template.namespace, template.name)
         answer = await self._router.call(
@@ -448,6 +491,7 @@ class Operations:
                 content=msgspec.Raw(found.content),
                 created=created,
                 versions=tuple(state.versions) if state is not None else (),
+                environment=None if state is None else state.versions[ref.version].environment,
                 warnings=warnings,
             )
         )

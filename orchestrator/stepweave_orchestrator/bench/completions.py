@@ -16,7 +16,8 @@ from .workflows import NAMESPACE
 COMPLETED_SUBJECT: Final = f"sw.evt.{NAMESPACE}.*.*.task.completed"
 #: What must not happen to a task whose steps do nothing.
 TROUBLE_SUBJECTS: Final = tuple(
-    f"sw.evt.{NAMESPACE}.*.*.task.{verb}" for verb in ("failed", "blocked", "cancelled")
+    f"sw.evt.{NAMESPACE}.*.*.task.{verb}"
+    for verb in ("failed", "blocked", "cancelled", "paused", "resolved_manually")
 )
 _TASK_ID_TOKEN: Final = 4
 

@@ -23,7 +23,9 @@ from . import (
     orchestrator,
     projections,
     replay,
+    step,
     task,
+    task_actions,
     template,
     worker,
 )
@@ -68,7 +70,8 @@ def _root(
 app.command()(dev.dev)
 app.command()(demo.demo)
 app.command()(new.new)
-for _noun in (task, template, events):
+task_actions.add_to(task.app)
+for _noun in (task, step, template, events):
     app.add_typer(_noun.app)
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):

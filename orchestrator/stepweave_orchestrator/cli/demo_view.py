@@ -97,6 +97,7 @@ _MARKS = {
     "waiting_for_retry": ("↻", "yellow"),
     "waiting_for_signal": ("?", "bold yellow"),
     "skipped": ("–", "dim"),
+    "resolved_manually": ("●", "magenta"),
     "compensating": ("◂", "magenta"),
     "compensated": ("○", "magenta"),
     "complete": ("●", "green"),
@@ -109,6 +110,8 @@ _STATUSES = {
     "task.blocked": "blocked_by_failures",
     "task.failed": "error",
     "task.cancelled": "cancelled",
+    "task.paused": "paused",
+    "task.resolved_manually": "resolved_manually",
 }
 
 

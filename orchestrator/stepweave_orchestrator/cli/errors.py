@@ -49,7 +49,10 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
     "stepweave.api_errors.ValidationFailed": (ExitCode.REFUSED, ""),
     "stepweave.api_errors.Unauthorized": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
     "stepweave.api_errors.Forbidden": (ExitCode.REFUSED, "give other credentials in NATS_URL"),
-    "stepweave.api_errors.Backpressure": (ExitCode.UNAVAILABLE, "try again in a moment"),
+    "stepweave.api_errors.Backpressure": (
+        ExitCode.UNAVAILABLE,
+        "try again later; `stepweave orchestrator status` shows what is at its limit",
+    ),
     "stepweave.api_errors.ApiTimeout": (
         ExitCode.UNAVAILABLE,
         "try again; `stepweave doctor` tells what is wrong",
@@ -127,10 +130,43 @@ def _text(error: BaseException, advice: str) -> str:
         # The API's own text sums up the first few of them.
         first = first.partition(": ")[0]
         return "\n".join([f"{first}:", *(f"  {line}" for line in lines)])
+    allowed = _allowed(error)
+    if allowed:
+        return f"{first}; {allowed}"
     if getattr(error, "code", None) == "INVALID_UUID":
         advice = "copy one from `stepweave task list`"
     # Some messages say themselves what to type.
     return f"{first}; {advice}" if advice and "`stepweave" not in first else first
+
+
+#: What may be asked of a task, and of a step: the command that does it.
+TASK_COMMANDS: Final[dict[str, str]] = {
+    "retry": "task retry",
+    "resume": "task resume",
+    "pause": "task pause",
+    "give_up": "task give-up",
+    "resolve_manually": "task resolve",
+    "cancel": "task cancel",
+}
+STEP_COMMANDS: Final[dict[str, str]] = {
+    "reset_for_retry": "step reset",
+    "resolve_manually": "step resolve",
+    "complete_manually": "step complete",
+    "skip": "step skip",
+}
+
+
+def _allowed(error: BaseException) -> str:
+    """What an operator may do instead, where the refusal says it."""
+    details = getattr(error, "details", {})
+    actions = details.get("allowed_actions")
+    if not isinstance(actions, list) or "task_id" not in details:
+        return ""
+    commands = STEP_COMMANDS if "step" in details else TASK_COMMANDS
+    listed = [f"`stepweave {commands[action]}`" for action in actions if action in commands]
+    if listed:
+        return f"what can be done: {', '.join(listed)}"
+    return f"`stepweave events list {details['task_id']}` shows what happened"
 
 
 def _details(error: BaseException) -> list[str]:

@@ -15,6 +15,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
 
 from stepweave.messaging import Connection
+from stepweave.subscriber.patterns import address_of
 from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import CATALOGUE
 from stepweave_schemas.envelope import Envelope, decode_envelope, decode_envelopes
@@ -45,11 +46,12 @@ class EventFeed:
         since: datetime | None = None,
         from_start: bool = False,
     ) -> None:
-        if not any(fnmatchcase(name, pattern) for name in CATALOGUE):
+        named = pattern.startswith(subjects.DOMAIN_PREFIX)
+        if not named and not any(fnmatchcase(name, pattern) for name in CATALOGUE):
             raise CommandError(
                 f"no event type fits {pattern!r}: `stepweave events catalog` lists them", ExitCode.USAGE
             )
-        if not everything and not any(
+        if not (everything or named) and not any(
             entry.outcome and fnmatchcase(name, pattern) for name, entry in CATALOGUE.items()
         ):
             progress(f"{pattern} is in the log feed only, unless the namespace says otherwise: add --all")
@@ -107,7 +109,9 @@ class EventFeed:
             except nats.errors.TimeoutError:
                 continue
             for envelope in self._read(message.data):
-                if fnmatchcase(envelope.type, self._pattern):
+                if fnmatchcase(envelope.type, self._pattern) or fnmatchcase(
+                    address_of(envelope), self._pattern
+                ):
                     yield envelope
 
     def _read(self, data: bytes) -> list[Envelope]:
@@ -122,5 +126,8 @@ def _subject(pattern: str, namespace: str | None) -> str:
     """The narrowest subject of the signal feed that covers the pattern."""
     entity, dot, verb = pattern.partition(".")
     whole = [part if part.replace("_", "").isalpha() else "*" for part in (entity, verb)]
-    tail = ".".join(whole) if dot else "*.*"
+    # Names of domain events may have several words.
+    tail = ".".join(whole) if dot else ">"
+    if pattern.startswith(subjects.DOMAIN_PREFIX):
+        tail = subjects.domain_event(">")
     return f"sw.evt.{'*' if namespace is None else subjects.token(namespace)}.*.*.{tail}"

@@ -19,9 +19,17 @@ _STYLES: Final = {
     "step.completed": "green",
     "step.retry_scheduled": "yellow",
     "step.failed": "red",
+    "step.domain_event_refused": "yellow",
+    "domain.published": "cyan",
     "task.blocked": "bold red",
     "task.failed": "bold red",
     "task.cancelled": "bold magenta",
+    "task.paused": "bold yellow",
+    "task.given_up": "bold red",
+    "task.resolved_manually": "bold magenta",
+    "step.reset": "yellow",
+    "step.resolved_manually": "magenta",
+    "step.completed_manually": "green",
     "signal.awaited": "yellow",
     "signal.timed_out": "yellow",
     "circuit.held": "yellow",
@@ -60,6 +68,12 @@ def _created(data: dict[str, Any]) -> str:
         return text
     steps = f" from {_names(origin['from_steps'])}" if origin.get("from_steps") else ""
     return f"{text}, a fork of {origin['task_id']}{steps}"
+
+
+def _by_hand(data: dict[str, Any], who: str, why: str) -> str:
+    """Who did it, and why."""
+    by = f"by {data[who]}" if data.get(who) else "by somebody"
+    return f"{by}: {why}" if why else f"{by}, no reason given"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -137,6 +151,10 @@ def _why(result: object) -> str:
     return next((text for text in said if isinstance(text, str) and text.strip()), "")
 
 
+def _short(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _child(data: dict[str, Any]) -> str:
     version = f":{data['version']}" if data.get("version") else ""
     text = f"{data['step_name']}: {data['namespace']}/{data['name']}{version}, task {data['child_task_id']}"
@@ -162,6 +180,10 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
         f"{_task(data)}: {_counted(data['steps_completed'], 'step')} in {duration(data['duration_ms'])}"
     ),
     "task.failed": _failed_task,
+    "task.paused": lambda data: _by_hand(data, "paused_by", data["reason"]),
+    "task.resumed": lambda data: _by_hand(data, "resumed_by", data["reason"]),
+    "task.given_up": lambda data: _by_hand(data, "given_up_by", data["reason"]),
+    "task.resolved_manually": lambda data: f"{_task(data)}: {_by_hand(data, 'resolved_by', data['reason'])}",
     "task.cancelled": lambda data: f"{_task(data)}: {data['reason'] or 'no reason given'}",
     "step.enqueued": lambda data: f"{data['step_name']}, try {data['attempt']}",
     "step.started": lambda data: f"{data['step_name']}, try {data['attempt']}, by {data['worker_id']}",
@@ -184,9 +206,32 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "step.checkpointed": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {_counted(data['items_processed'], 'item')} done"
     ),
-    "step.skipped": lambda data: f"{data['step_name']}: {data['reason'].replace('_', ' ')}",
     "step.reused": lambda data: (
         f"{data['step_name']}: {data.get('status', 'complete').replace('_', ' ')} in task {data['from_task_id']}"
+    ),
+    "step.domain_event_refused": lambda data: (
+        f"{data['step_name']}, try {data['attempt']}: {data['name']} is not published "
+        f"({data['refusal'].replace('_', ' ')}): {data['message']}"
+    ),
+    "domain.published": lambda data: (
+        f"{data['name']} by {data['step_name']}, try {data['attempt']}: {_short(data['payload'])}"
+    ),
+    "step.skipped": lambda data: (
+        f"{data['step_name']}: "
+        + (
+            _by_hand(data, "skipped_by", data.get("explanation", ""))
+            if data["reason"] == "operator"
+            else data["reason"].replace("_", " ")
+        )
+    ),
+    "step.reset": lambda data: (
+        f"{data['step_name']}, after try {data['attempt']}: {_by_hand(data, 'reset_by', data['reason'])}"
+    ),
+    "step.resolved_manually": lambda data: (
+        f"{data['step_name']}: {_by_hand(data, 'resolved_by', data['reason'])}"
+    ),
+    "step.completed_manually": lambda data: (
+        f"{data['step_name']}: {_by_hand(data, 'completed_by', data['reason'])}"
     ),
     "decision.routed": _routed,
     "decision.declined": lambda data: (

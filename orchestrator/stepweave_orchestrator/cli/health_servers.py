@@ -9,6 +9,7 @@ from nats.js.errors import APIError
 
 from stepweave.messaging import Connection, MessagingError
 from stepweave_schemas import api, subjects
+from stepweave_schemas.load import OrchestratorLoad
 
 from .addresses import without_secrets
 from .errors import CommandError
@@ -22,6 +23,7 @@ from .health import (
     unreachable,
     warn,
 )
+from .load import orchestrator_loads
 from .presence import workers_present
 
 _TIMEOUT_SECONDS: Final = 5.0
@@ -52,7 +54,7 @@ async def of_nats(url: str, *, known: bool) -> list[Finding]:
             _nats_server(connection, shown),
             *await _jetstream(connection),
             await _streams(connection),
-            await _api(connection),
+            *await _api(connection),
             await _workers(connection),
         ]
     finally:
@@ -115,14 +117,39 @@ async def _streams(connection: Connection) -> Finding:
     return ok("streams", text)
 
 
-async def _api(connection: Connection) -> Finding:
+async def _api(connection: Connection) -> list[Finding]:
     try:
         await connection.request(
             api.operation_subject("template.list"), b"{}", timeout_seconds=_TIMEOUT_SECONDS
         )
     except MessagingError as error:
-        return fail("API", f"no orchestrator answers ({type(error).__name__})", _START_ORCHESTRATOR)
-    return ok("API", "an orchestrator answers")
+        return [fail("API", f"no orchestrator answers ({type(error).__name__})", _START_ORCHESTRATOR)]
+    try:
+        return [ok("API", "an orchestrator answers"), of_loads(await orchestrator_loads(connection))]
+    except (CommandError, MessagingError):
+        # This account may ask the API and not for its statistics.
+        return [ok("API", "an orchestrator answers")]
+
+
+def of_loads(loads: list[OrchestratorLoad]) -> Finding:
+    """Whether every orchestrator takes new tasks, of every namespace."""
+    full = [
+        f"{load.owner} ({', '.join(one.name for one in load.gauges if one.state == 'closed')})"
+        for load in loads
+        if load.state == "closed"
+    ]
+    crowded = sorted({one.namespace for load in loads for one in load.namespaces if one.state == "closed"})
+    if not full and not crowded:
+        return ok(
+            "load",
+            "1 orchestrator takes new tasks"
+            if len(loads) == 1
+            else f"{len(loads)} orchestrators take new tasks",
+        )
+    found = [f"creates are refused by {', '.join(full)}"] if full else []
+    if crowded:
+        found.append(f"creates are refused in {', '.join(crowded)}, whose workers are behind")
+    return warn("load", "; ".join(found), "`stepweave orchestrator status` shows what is at its limit")
 
 
 async def _workers(connection: Connection) -> Finding:

@@ -50,5 +50,9 @@ Output = Annotated[
 TimeoutSeconds = Annotated[
     float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer.", metavar="SECONDS")
 ]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the history.", metavar="TEXT")]
+By = Annotated[
+    str | None, typer.Option("--by", help="Who, for the history; default: this user.", metavar="WHO")
+]
 #: The default of `TimeoutSeconds`.
 TIMEOUT_SECONDS = 10.0

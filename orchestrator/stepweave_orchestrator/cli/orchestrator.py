@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .addresses import database_address, nats_address
 from .logs import LogFormat, LogLevel, LogLevelName, LogStyle
-from .options import DatabaseUrl, NatsUrl
+from .options import DatabaseUrl, NatsUrl, Output
+from .output import OutputFormat
 
-app = typer.Typer(name="orchestrator", help="Run an orchestrator.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from stepweave_schemas.load import OrchestratorLoad
 
-
-@app.callback()
-def _orchestrator() -> None:
-    """Keeps `run` a command of a group of one."""
+app = typer.Typer(
+    name="orchestrator", help="Run an orchestrator, and see how much is under way.", no_args_is_help=True
+)
 
 
 @app.command("run")
@@ -51,3 +52,24 @@ def run_(
     run_until_signal(
         lambda: run_orchestrator(database_url=database, nats_url=nats, owner=owner, shard_count=shards)
     )
+
+
+@app.command("status")
+def status(nats_url: NatsUrl = None, output: Output = OutputFormat.TABLE) -> None:
+    """Show how much each orchestrator has under way, and whether it takes more.
+
+    State, depth, age and lag, with the limit of each; refused creates by reason; what waits for the workers of each
+    namespace. `strained`: only namespaces with more than their share are refused. `closed`: every create is.
+
+    Exit code 5 where no orchestrator answers.
+    """
+    from .load import orchestrator_loads, print_loads
+    from .output import show
+    from .running import connection, run_async
+
+    async def ask() -> list[OrchestratorLoad]:
+        async with connection(nats_url) as link:
+            return await orchestrator_loads(link)
+
+    loads = run_async(ask())
+    show(loads, output, lambda: print_loads(loads))

@@ -146,6 +146,7 @@ _COLOURS: Final = {
     "error": "red",
     "blocked_by_failures": "red",
     "cancelled": "magenta",
+    "paused": "yellow",
 }
 
 

@@ -1,4 +1,5 @@
-"""`stepweave task`: start tasks, look at them, follow them, send them signals, cancel them."""
+"""`stepweave task`: start tasks, look at them, follow them, send them signals, cancel them. What else operators do
+with them is in `task_actions`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from .errors import CommandError, ExitCode
-from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
+from .options import TIMEOUT_SECONDS, By, NatsUrl, Output, Reason, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, status_text, stdout
 from .running import client, run_async
 from .task_fork import fork
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="task",
-    help="Start tasks, look at them, follow them, send them signals, cancel them.",
+    help="Start tasks, look at them, follow them, send them signals, pause, mend and end them.",
     no_args_is_help=True,
 )
 
@@ -163,6 +164,22 @@ def get(
     signals = sorted({step.waiting_for_signal for step in task.steps if step.waiting_for_signal})
     for signal in signals[:_HINTS_MAX]:
         progress(f"send it with: stepweave task signal {task.task_uuid} {signal} --payload JSON")
+    for hint in _what_to_do(task):
+        progress(hint)
+
+
+def _what_to_do(task: TaskResponse) -> list[str]:
+    """The commands that set a task going again, where it waits for an operator."""
+    if task.status == "paused":
+        return [f"go on with it: stepweave task resume {task.task_uuid}"]
+    if not task.is_blocked:
+        return []
+    failed = next((step.name for step in task.steps if step.current_state == "error"), "STEP")
+    return [
+        f"try all failed steps again: stepweave task retry {task.task_uuid}",
+        f"or mend one: stepweave step reset|resolve|complete {task.task_uuid} {failed}",
+        f"or end it: stepweave task give-up|resolve|cancel {task.task_uuid}",
+    ]
 
 
 @app.command("list")
@@ -312,7 +329,8 @@ def signal_(
 @app.command()
 def cancel(
     task_id: TaskId,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.", metavar="TEXT")] = "",
+    reason: Reason = "",
+    by: By = None,
     nats_url: NatsUrl = None,
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
@@ -321,7 +339,7 @@ def cancel(
 
     async def work() -> TaskResponse:
         async with client(nats_url, timeout_seconds) as api:
-            return await api.cancel_task(task_id, reason=reason, cancelled_by=who())
+            return await api.cancel_task(task_id, reason=reason, cancelled_by=who() if by is None else by)
 
     task = run_async(work())
     show(task, output, lambda: print_task(task))
@@ -451,7 +469,7 @@ async def _print_events(api: Client, task_id: str, output: OutputFormat, from_ve
 
 def _refuse_failure(task: TaskResponse) -> None:
     """End the command with code 1 where the task did not complete."""
-    if task.status == "complete":
+    if task.status in ("complete", "resolved_manually"):
         return
     failed = [step for step in task.steps if step.current_state == "error"]
     why = f": {failed[0].name}: {failed[0].error_message}" if failed else ""

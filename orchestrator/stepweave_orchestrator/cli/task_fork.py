@@ -22,6 +22,7 @@ _WHY: Final = {
     "undone": "was undone in the original",
     "new": "new in this version",
     "changed": "of another type in this version",
+    "misfit": "its result does not fit this version",
     "choice_gone": "what it chose is not in this version",
     "undecided": "if a decision that runs anew leads to it",
 }

@@ -33,19 +33,19 @@ def context_of(text: str | None, settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def payload_of(text: str | None, settings: Sequence[str]) -> Any:
-    """A signal's payload: any JSON value, `@file` or `-` (stdin); with `key=value` settings it is an object.
+def payload_of(text: str | None, settings: Sequence[str], option: str = "--payload") -> Any:
+    """A signal's payload, or whatever `option` stands for: any JSON value, `@file` or `-` (stdin); with `key=value` settings it is an object.
 
     Without any of them it is `None`, JSON's null.
     """
     if text is None and not settings:
         return None
-    source, found = ("--payload", {}) if text is None else _read(text, "--payload", '{"approved": true}')
+    source, found = (option, {}) if text is None else _read(text, option, '{"approved": true}')
     if settings and not isinstance(found, dict):
         raise CommandError(
             f"{source}: --set puts values into an object, this is {type(found).__name__}", ExitCode.USAGE
         )
-    _put_all(found, settings, "payload")
+    _put_all(found, settings, option.removeprefix("--"))
     return found
 
 

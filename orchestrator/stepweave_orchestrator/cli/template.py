@@ -33,13 +33,22 @@ class GraphFormat(StrEnum):
 
 
 @app.command()
-def validate(files: Files, output: Output = OutputFormat.TABLE) -> None:
+def validate(
+    files: Files,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment", "-e", help="As the templates run there, overrides applied.", metavar="NAME"
+        ),
+    ] = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
     """Find every problem of templates; needs no server.
 
     Also names what this version would refuse to register.
     Prints `file:line: CODE path message` for each; warnings do not make it fail.
     """
-    found = [problem for path in template_files(files) for problem in _problems(path)]
+    found = [problem for path in template_files(files) for problem in _problems(path, environment)]
     errors = [problem for problem in found if problem.severity == "error"]
 
     def lines() -> None:
@@ -56,13 +65,13 @@ def validate(files: Files, output: Output = OutputFormat.TABLE) -> None:
     progress(f"valid; {len(found)} warning(s)" if found else "valid")
 
 
-def _problems(path: Path) -> tuple[Problem, ...]:
+def _problems(path: Path, environment: str | None) -> tuple[Problem, ...]:
     """What is wrong with a template file, and what registration would refuse."""
     from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
     from stepweave_schemas.template import check_template
 
     source = str(path)
-    template, problems = check_template(read(path), source)
+    template, problems = check_template(read(path), source, environment)
     if template is None:
         return tuple(problems)
     return (*problems, *unsupported(template, source), *out_of_bounds(template, source))
@@ -155,6 +164,7 @@ def show_(
             ("template", reference(found)),
             ("description", template.description),
             ("hash", found.hash),
+            ("environment", found.environment),
             ("versions", found.versions),
         )
     )

@@ -34,11 +34,15 @@ behind it, once.
 | `state` | what is known about a task and its steps |
 | `commands`, `rejection` | what may be asked of a task, and how a refusal looks |
 | `decide`, `evolve` | the two functions; `outcomes` holds what follows from what workers report |
+| `bookkeeping`, `by_hand` | how a step changes its status and what is counted; the events of operators |
+| `operator_commands`, `operators`, `allowed` | what operators may ask of a task and its steps, and why not |
+| `beginning` | what begins with a task |
 | `turn` | one decision in the making, where one event follows from another; `undoing` is its part about compensations |
 | `tries` | how a try is given out, and how it fails |
 | `branches` | which steps exist: what follows from a decision |
 | `saga` | the order in which a task is undone |
 | `signals`, `children` | what comes from outside, and from other tasks |
+| `domain_events` | what a try publishes besides its outcome; `checks` says what values have to fit |
 | `backoff` | the delay before the next try |
 | `dispatching` | the message for the workers, from the state |
 | `view` | the task as callers see it |

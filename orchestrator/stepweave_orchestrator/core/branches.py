@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from .plan import Plan
 from .state import StepStatus
 
-_SETTLED = frozenset({"complete", "excluded", "skipped", "compensating", "compensated"})
+_SETTLED = frozenset({"complete", "excluded", "skipped", "resolved_manually", "compensating", "compensated"})
 
 
 class Growth:

@@ -11,11 +11,11 @@ from stepweave_schemas import result
 from stepweave_schemas.child import CancelChild, StartChild
 from stepweave_schemas.child_context import MISSING, resolve
 from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
-from stepweave_schemas.events import ChildCancelRequested, ChildRequested, ParentLink
+from stepweave_schemas.events import ChildCancelRequested, ChildRequested, Event, ParentLink
 from stepweave_schemas.identity import derived_uuid
 from stepweave_schemas.raw import raw
 
-from .plan import ChildSpec
+from .plan import ChildSpec, StepSpec
 from .state import MET, ParentStep, TaskState
 
 _NO_RESULT = "null"
@@ -97,6 +97,29 @@ def cancel_order(state: TaskState, event: ChildCancelRequested) -> CancelChild:
     return CancelChild(task_id=event.child_task_id, parent_task_id=state.task_id, reason=event.reason)
 
 
+def cancel_requests(state: TaskState, reason: str, only: int = -1) -> list[Event]:
+    """What orders the cancellation of the children that are waited for, but for those that their steps abandon;
+    `only`: the child of this step."""
+    if not state.suspended_count:
+        return []
+    steps = enumerate(state.steps) if only < 0 else [(only, state.steps[only])]
+    return [
+        ChildCancelRequested(
+            step_name=state.name_of(number),
+            step_uuid=step.uuid,
+            child_task_id=step.child_task_id,
+            reason=reason,
+        )
+        for number, step in steps
+        if step.status == "waiting_for_child" and dies_with_parent(state.spec_of(number))
+    ]
+
+
+def dies_with_parent(spec: StepSpec) -> bool:
+    """Whether a child is cancelled when its step does not wait for it any more."""
+    return spec.child_task is not None and spec.child_task.parent_close == "cancel"
+
+
 # -- what the child answers ------------------------------------------------------------------------
 
 
@@ -133,7 +156,8 @@ def ended(state: TaskState) -> result.AnyOutcome | None:
     parent = state.parent
     if parent is None or not state.is_terminal:
         return None
-    if state.phase == "complete":
+    # What an operator has resolved counts as done.
+    if state.phase in ("complete", "resolved_manually"):
         text = task_result(state)
         size_bytes = len(text.encode())
         if size_bytes <= RESULT_BYTES_MAX:

@@ -15,6 +15,8 @@ from stepweave_schemas.events import (
 )
 from stepweave_schemas.result import AnyOutcome
 
+from .operator_commands import AnyOperatorCommand
+
 #: What one fork takes over, for all of it has to stand in one append: steps, and bytes of results and cursors.
 REUSED_STEPS_MAX: Final = 25_000
 REUSED_BYTES_MAX: Final = 16 * 1_024 * 1_024
@@ -129,4 +131,4 @@ class Wake(msgspec.Struct, frozen=True):
     """A timer of the task is due (a delayed start, a retry, a time-out), or one of a system stream."""
 
 
-Command = CreateTask | ForkTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOutcome
+Command = CreateTask | ForkTask | CancelTask | SignalTask | Wake | AdmitStep | AnyOperatorCommand | AnyOutcome

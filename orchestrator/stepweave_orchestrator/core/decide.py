@@ -9,15 +9,18 @@ import msgspec
 
 from stepweave_schemas import events
 
+from .allowed import refused, why_not
+from .beginning import begin
+from .children import cancel_requests, dies_with_parent
 from .commands import AdmitStep, CancelTask, Command, CreateTask, ForkTask, Moment, SignalTask, Wake
 from .fork import decide_fork
-from .holding import admitted, standing, task_held, with_releases
+from .holding import admitted, standing, with_releases
+from .operators import OPERATOR_DECIDERS
 from .outcomes import OUTCOME_DECIDERS
-from .plan import StepSpec
 from .rejection import Decision, Rejection
 from .signals import decide_signal
 from .state import ACTIVE, TaskState
-from .tries import NAMED_STEPS_MAX, Failed, enqueued
+from .tries import NAMED_STEPS_MAX, Failed
 from .turn import Turn
 
 
@@ -50,33 +53,13 @@ def _create(state: TaskState, command: CreateTask, moment: Moment) -> Decision:
     if created.start_at_ms is not None:
         begun.append(events.TaskStarted(start_at_ms=created.start_at_ms))
     # A child asks for its parent's context in its first events, so the state has to know it.
-    return [*begun, *_begin(_as_created(state, created), moment)]
+    return [*begun, *begin(_as_created(state, created), moment)]
 
 
 def _as_created(state: TaskState, created: events.TaskCreated) -> TaskState:
     if state.the_plan.plain:
         return state
     return msgspec.structs.replace(state, context=bytes(created.context).decode(), depth=created.depth)
-
-
-def _begin(state: TaskState, moment: Moment) -> list[events.Event]:
-    """What begins with the task: it asks for a slot, where it needs one, or its first steps begin."""
-    held = None if state.passes else task_held(state, moment)
-    if held is not None:
-        return [held]
-    plan = state.the_plan
-    if state.forked_from is not None:
-        # It waited for its slot; what it reuses is done.
-        turn = Turn(state, moment)
-        turn.begin_ready()
-        return turn.finish()
-    if plan.plain and moment.rate_per_second is None:
-        return [
-            enqueued(plan.steps[number].name, state.steps[number].uuid, 1, moment) for number in plan.roots
-        ]
-    turn = Turn(state, moment)
-    turn.begin_roots()
-    return turn.finish()
 
 
 def _admit(state: TaskState, command: AdmitStep, moment: Moment) -> Decision:
@@ -89,7 +72,7 @@ def _admit(state: TaskState, command: AdmitStep, moment: Moment) -> Decision:
         assert state.hold is not None
         begun = msgspec.structs.replace(state, hold=None, passes=(state.hold,))
         begun.suspended_count -= 1
-        return [admitted(command, state.task_id, state.hold), *_begin(begun, moment)]
+        return [admitted(command, state.task_id, state.hold), *begin(begun, moment)]
     number = state.number_of(command.step_name)
     if number < 0:
         return Rejection("STALE", "the task has no such step")
@@ -109,14 +92,13 @@ def _cancel(state: TaskState, command: CancelTask, moment: Moment) -> Decision:
         return Rejection("NOT_FOUND", "there is no such task")
     if state.phase == "cancelled":
         return []
-    if state.is_terminal:
-        return Rejection("CONFLICT", f"the task has ended already: {state.status}")
-    if state.phase == "compensating":
-        return Rejection("CONFLICT", "the task is being undone, and that is finished first")
+    reason = why_not(state, "cancel")
+    if reason is not None:
+        return refused(state, reason)
     plan = state.the_plan
     running = tuple(state.name_of(number) for number, step in enumerate(state.steps) if step.status in ACTIVE)
     return [
-        *_give_up_children(state, command.reason or "its parent was cancelled"),
+        *cancel_requests(state, command.reason or "its parent was cancelled"),
         events.TaskCancelled(
             task_name=plan.ref.name,
             namespace=plan.ref.namespace,
@@ -127,32 +109,13 @@ def _cancel(state: TaskState, command: CancelTask, moment: Moment) -> Decision:
     ]
 
 
-def _give_up_children(state: TaskState, reason: str) -> list[events.Event]:
-    if not state.suspended_count:
-        return []
-    return [
-        events.ChildCancelRequested(
-            step_name=state.name_of(number),
-            step_uuid=step.uuid,
-            child_task_id=step.child_task_id,
-            reason=reason,
-        )
-        for number, step in enumerate(state.steps)
-        if step.status == "waiting_for_child" and _dies_with_parent(state.spec_of(number))
-    ]
-
-
-def _dies_with_parent(spec: StepSpec) -> bool:
-    return spec.child_task is not None and spec.child_task.parent_close == "cancel"
-
-
 def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
     if state.is_terminal or state.version == 0:
         return []
     if state.phase == "pending":
         if state.start_at_ms is None or state.start_at_ms > moment.now_ms:
             return []
-        return [events.TaskStarted(start_at_ms=state.start_at_ms), *_begin(state, moment)]
+        return [events.TaskStarted(start_at_ms=state.start_at_ms), *begin(state, moment)]
     turn = Turn(state, moment)
     for number in state.due_steps(moment.now_ms):
         step = state.steps[number]
@@ -164,7 +127,7 @@ def _wake(state: TaskState, command: Wake, moment: Moment) -> Decision:
         elif step.status == "in_progress":
             turn.fail(number, _timed_out(state, number, "and its worker did not say why"))
         elif step.status == "waiting_for_child":
-            if _dies_with_parent(state.spec_of(number)):
+            if dies_with_parent(state.spec_of(number)):
                 turn.happened.append(
                     events.ChildCancelRequested(
                         step_name=state.name_of(number),
@@ -226,5 +189,6 @@ _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     SignalTask: decide_signal,
     Wake: _wake,
     AdmitStep: _admit,
+    **OPERATOR_DECIDERS,
     **OUTCOME_DECIDERS,
 }

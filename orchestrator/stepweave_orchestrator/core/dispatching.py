@@ -37,7 +37,7 @@ def build_dispatch(
         step_uuid=step.uuid,
         step_name=step_name,
         attempt=attempt,
-        max_attempts=spec.retry.max_attempts,
+        max_attempts=step.forgiven + spec.retry.max_attempts,
         lease_token=lease_token,
         namespace=plan.ref.namespace,
         task_name=plan.ref.name,

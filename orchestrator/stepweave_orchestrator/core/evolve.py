@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -10,13 +9,13 @@ from stepweave_schemas import events
 from stepweave_schemas.identity import step_uuid
 
 from . import saga
+from .bookkeeping import clear_due, cut_short, met, move, set_due, step_of
+from .by_hand import BY_HAND, hold, pass_over_settled, settled_by_hand, stepped_in
 from .plan import COMPENSATION_PREFIX, worker_name
 from .signals import SIGNAL_IDS_MAX, signal_digest
 from .state import (
     ACTIVE,
-    MET,
     NOT_RUNNING,
-    SUSPENDED,
     TIMEOUT_GRACE_MS,
     BatchState,
     EarlierTry,
@@ -32,9 +31,6 @@ from .state import (
     TaskState,
     saved_progress,
 )
-
-#: What the cancellation of a task leaves as it is.
-_KEPT_ON_CANCEL = MET | {"error", "absent", "excluded", "expanded"}
 
 
 def evolve(state: TaskState, event: events.Event, recorded_at_ms: int) -> TaskState:
@@ -106,66 +102,25 @@ def _task_failed(state: TaskState, event: events.TaskFailed, at_ms: int) -> None
 
 
 def _task_cancelled(state: TaskState, event: events.TaskCancelled, at_ms: int) -> None:
-    for step in state.steps:
-        if step.status not in _KEPT_ON_CANCEL:
-            if step.status in ACTIVE or step.status == "waiting_for_child":
-                step.settled_by = "cancel"
-            step.status = "cancelled"
-            step.due_at_ms = None
-            step.updated_at_ms = at_ms
-    for batch in state.batches.values():
-        batch.running = 0
-    state.due.clear()
-    state.active_count = 0
-    state.suspended_count = 0
-    state.waiting_count = 0
+    cut_short(state, "cancel", at_ms)
     state.phase = "cancelled"
-    state.completed_at_ms = at_ms
     state.ending_message = event.reason
-    state.mailbox.clear()
 
 
 # -- tries -----------------------------------------------------------------------------------------
 
 
-def _step(state: TaskState, event: events.StepEvent, at_ms: int) -> tuple[int, StepState]:
-    number = state.the_plan.index.get(event.step_name, -1)
-    if number < 0:
-        number = state.made[event.step_name]
-    step = state.steps[number]
-    step.updated_at_ms = at_ms
-    return number, step
-
-
-def _move(state: TaskState, step: StepState, status: StepStatus) -> None:
-    """Give a step another status, and keep the counters in step with it."""
-    before = step.status
-    if before in ACTIVE:
-        state.active_count -= 1
-    elif before == "waiting_for_retry":
-        state.waiting_count -= 1
-    elif before in SUSPENDED:
-        state.suspended_count -= 1
-    step.status = status
-    if status in ACTIVE:
-        state.active_count += 1
-    elif status == "waiting_for_retry":
-        state.waiting_count += 1
-    elif status in SUSPENDED:
-        state.suspended_count += 1
-
-
 def _step_enqueued(state: TaskState, event: events.StepEnqueued, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
-    if step.name and not step.attempt and step.status != "held":
+    number, step = step_of(state, event, at_ms)
+    if step.name and step.status == "pending":
         _made_step_begins(state, number, step)
     # A try that was handed back, or goes on after a checkpoint, has waited since it was given out first.
     if step.attempt != event.attempt:
         step.waiting_since_ms = at_ms
     if step.attempt or step.status == "held":
         _next_try(step, event.attempt, event.lease_token)
-        _move(state, step, "enqueued")
-        _clear_due(state, step)
+        move(state, step, "enqueued")
+        clear_due(state, step)
     else:
         # The first try of a step that waited for nothing but its dependencies.
         step.attempt = event.attempt
@@ -179,23 +134,21 @@ def _made_step_begins(state: TaskState, number: int, step: StepState) -> None:
     if step.made_from >= 0:
         batch = state.batches[step.made_from]
         batch.running += 1
-        batch.begun = number - batch.first + 1
-        _pass_over_reused(state, batch)
+        if number in batch.again:
+            batch.again.remove(number)
+        else:
+            batch.begun = number - batch.first + 1
+            if state.stepped_in or state.forked_from is not None:
+                pass_over_settled(state, batch)
     else:
         target = state.steps[step.compensates]
         if target.status == "complete":
             target.status = "compensating"
 
 
-def _pass_over_reused(state: TaskState, batch: BatchState) -> None:
-    """The next worker to begin is one whose outcome is not that of another task's."""
-    while batch.begun < batch.count and state.steps[batch.first + batch.begun].reused is not None:
-        batch.begun += 1
-
-
 def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
     if step.attempt == attempt:
-        step.former_token = step.lease_token
+        step.former_token = step.lease_token or step.former_token
     elif step.attempt:
         step.earlier[step.attempt] = EarlierTry(step.lease_token, step.settled_by)
         step.former_token = ""
@@ -207,26 +160,26 @@ def _next_try(step: StepState, attempt: int, lease_token: str) -> None:
 
 
 def _step_started(state: TaskState, event: events.StepStarted, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     step.worker_id = event.worker_id
     step.started_at_ms = event.started_at_ms
     if step.status == "waiting_for_child":
         return
-    _move(state, step, "in_progress")
+    move(state, step, "in_progress")
     timeout_seconds = state.spec_of(number).timeout_seconds
     if timeout_seconds is not None:
-        _set_due(state, number, step, at_ms + round(timeout_seconds * 1000) + TIMEOUT_GRACE_MS)
+        set_due(state, number, step, at_ms + round(timeout_seconds * 1000) + TIMEOUT_GRACE_MS)
 
 
 def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     if step.status in ACTIVE:
         step.status = "complete"
         state.active_count -= 1
     else:
         if step.status == "waiting_for_signal":
             _take_from_mailbox(state, number)
-        _move(state, step, "complete")
+        move(state, step, "complete")
     step.settled_by = "success"
     step.result = bytes(event.result).decode()
     step.worker_id = event.worker_id
@@ -234,7 +187,7 @@ def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -
         step.started_at_ms = event.started_at_ms
     step.completed_at_ms = at_ms
     state.done_count += 1
-    _clear_due(state, step)
+    clear_due(state, step)
     if step.made_from >= 0:
         batch = state.batches[step.made_from]
         batch.running -= 1
@@ -246,20 +199,24 @@ def _step_completed(state: TaskState, event: events.StepCompleted, at_ms: int) -
 
 
 def _step_retry_scheduled(state: TaskState, event: events.StepRetryScheduled, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     _fault(step, event, at_ms)
-    _move(state, step, "waiting_for_retry")
+    move(state, step, "waiting_for_retry")
     step.retry_delay_ms = event.delay_ms
-    _set_due(state, number, step, event.retry_at_ms)
+    if state.phase == "paused":
+        clear_due(state, step)
+        step.due_at_ms = event.retry_at_ms
+    else:
+        set_due(state, number, step, event.retry_at_ms)
 
 
 def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     _fault(step, event, at_ms)
-    _move(state, step, "error")
+    move(state, step, "error")
     step.completed_at_ms = at_ms
     step.undo = event.compensation_steps
-    _clear_due(state, step)
+    clear_due(state, step)
     if event.tolerated:
         state.done_count += 1
     else:
@@ -272,18 +229,26 @@ def _step_failed(state: TaskState, event: events.StepFailed, at_ms: int) -> None
 
 def _step_released(state: TaskState, event: events.StepReleased, at_ms: int) -> None:
     # The `step.enqueued` of the same append follows and gives out a new token.
-    _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
+    if state.phase == "paused":
+        hold(state, number, step)
 
 
 def _step_checkpointed(state: TaskState, event: events.StepCheckpointed, at_ms: int) -> None:
     # The `step.enqueued` of the same append follows and gives out a new token.
-    _, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     step.checkpoint = saved_progress(event)
+    if state.phase == "paused":
+        hold(state, number, step)
 
 
 def _step_result_refused(state: TaskState, event: events.StepResultRefused, at_ms: int) -> None:
-    _, step = _step(state, event, at_ms)
+    _, step = step_of(state, event, at_ms)
     step.refused_attempts = [*step.refused_attempts, event.attempt]
+
+
+def _only_said(state: TaskState, event: events.StepEvent, at_ms: int) -> None:
+    """Events of the users' own domain, and what was refused of them: nothing in the task follows."""
 
 
 def _fault(
@@ -299,11 +264,6 @@ def _fault(
 # -- steps that come to exist, or never do ---------------------------------------------------------
 
 
-def _met(state: TaskState, slot: int) -> None:
-    for dependent in state.the_plan.dependents[slot]:
-        state.steps[dependent].unmet -= 1
-
-
 def _grown(state: TaskState, created: Iterable[str], excluded: Iterable[str], at_ms: int) -> None:
     index = state.the_plan.index
     for name in created:
@@ -317,7 +277,7 @@ def _grown(state: TaskState, created: Iterable[str], excluded: Iterable[str], at
             state.existing_count += 1
     for name in excluded:
         state.steps[index[name]].status = "excluded"
-        _met(state, index[name])
+        met(state, index[name])
 
 
 def _decided(state: TaskState, event: events.DecisionRouted | events.DecisionDeclined, at_ms: int) -> None:
@@ -325,17 +285,21 @@ def _decided(state: TaskState, event: events.DecisionRouted | events.DecisionDec
 
 
 def _step_skipped(state: TaskState, event: events.StepSkipped, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
+    if event.skipped_by or event.reason == "operator":
+        stepped_in(state, event.request_id)
+        settled_by_hand(state, number, step, "skipped", at_ms)
+        return
     if step.status == "absent":
         state.existing_count += 1
     step.status = "skipped"
     step.completed_at_ms = at_ms
     state.done_count += 1
-    _met(state, number)
+    met(state, number)
 
 
 def _step_reused(state: TaskState, event: events.StepReused, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     step.reused = Reused(event.from_step_uuid, event.undone_by_original)
     step.status = cast(StepStatus, event.status)
     step.result = bytes(event.result).decode() or None
@@ -344,14 +308,14 @@ def _step_reused(state: TaskState, event: events.StepReused, at_ms: int) -> None
         step.fault = Fault(event.error_type, event.error_message, event.error_code, at_ms)
     state.done_count += 1
     if step.made_from < 0:
-        _met(state, number)
+        met(state, number)
         return
     batch = state.batches[step.made_from]
     if event.status == "error":
         batch.failed += 1
     else:
         batch.succeeded += 1
-    _pass_over_reused(state, batch)
+    pass_over_settled(state, batch)
 
 
 def _batch_created(state: TaskState, event: events.BatchCreated, at_ms: int) -> None:
@@ -379,30 +343,41 @@ def _batch_created(state: TaskState, event: events.BatchCreated, at_ms: int) -> 
 
 
 def _batch_completed(state: TaskState, event: events.BatchCompleted, at_ms: int) -> None:
-    _met(state, state.the_plan.index[event.worker_template])
+    slot = state.the_plan.index[event.worker_template]
+    batch = state.batches[slot]
+    batch.completed = True
+    if batch.failed and state.failed:
+        # The last one to fail held the task up, until an operator made another one succeed.
+        members = range(batch.first, batch.first + batch.count)
+        left = [number for number in state.failed if number not in members]
+        state.done_count += len(state.failed) - len(left)
+        state.failed[:] = left
+    met(state, slot)
 
 
 def _batch_stopped(state: TaskState, event: events.BatchStopped, at_ms: int) -> None:
     batch = state.batches[state.the_plan.index[event.worker_template]]
     batch.stopped = True
+    batch.again.clear()
     for step in state.steps[batch.first : batch.first + batch.count]:
         if step.status in NOT_RUNNING:
             batch.running -= step.status != "pending"
-            _move(state, step, "cancelled")
+            move(state, step, "cancelled")
             step.updated_at_ms = at_ms
-            _clear_due(state, step)
+            clear_due(state, step)
 
 
 # -- signals and children --------------------------------------------------------------------------
 
 
 def _signal_awaited(state: TaskState, event: events.SignalAwaited, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     step.attempt = event.attempt
+    step.settled_by = ""
     step.started_at_ms = at_ms
-    _move(state, step, "waiting_for_signal")
+    move(state, step, "waiting_for_signal")
     if event.deadline_at_ms is not None:
-        _set_due(state, number, step, event.deadline_at_ms)
+        set_due(state, number, step, event.deadline_at_ms)
 
 
 def _signal_received(state: TaskState, event: events.SignalReceived, at_ms: int) -> None:
@@ -425,24 +400,24 @@ def _take_from_mailbox(state: TaskState, number: int) -> None:
 
 def _signal_timed_out(state: TaskState, event: events.SignalTimedOut, at_ms: int) -> None:
     # The event after it ends the step.
-    _step(state, event, at_ms)
+    step_of(state, event, at_ms)
 
 
 def _child_requested(state: TaskState, event: events.ChildRequested, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     _next_try(step, event.attempt, event.lease_token)
-    _move(state, step, "waiting_for_child")
+    move(state, step, "waiting_for_child")
     step.child_task_id = event.child_task_id
     step.enqueued_at_ms = at_ms
-    _clear_due(state, step)
+    clear_due(state, step)
     timeout_seconds = state.the_plan.steps[number].timeout_seconds
     if timeout_seconds is not None:
-        _set_due(state, number, step, at_ms + round(timeout_seconds * 1000))
+        set_due(state, number, step, at_ms + round(timeout_seconds * 1000))
 
 
 def _child_cancel_requested(state: TaskState, event: events.ChildCancelRequested, at_ms: int) -> None:
     # An order to the child; the event after it says what becomes of the step.
-    _step(state, event, at_ms)
+    step_of(state, event, at_ms)
 
 
 # -- gates -------------------------------------------------------------------------------------------
@@ -485,12 +460,12 @@ def _held(
         state.hold = hold
         state.suspended_count += 1
         return
-    number, step = _step(state, event, at_ms)
-    if step.name and not step.attempt and step.status != "held":
+    number, step = step_of(state, event, at_ms)
+    if step.name and step.status == "pending":
         _made_step_begins(state, number, step)
     step.hold = hold
-    _move(state, step, "held")
-    _clear_due(state, step)
+    move(state, step, "held")
+    clear_due(state, step)
 
 
 def _granted(state: TaskState, event: events.ConcurrencyGranted, at_ms: int) -> None:
@@ -500,7 +475,7 @@ def _granted(state: TaskState, event: events.ConcurrencyGranted, at_ms: int) -> 
         state.hold = None
         state.suspended_count -= 1
         return
-    _, step = _step(state, event, at_ms)
+    _, step = step_of(state, event, at_ms)
     assert step.hold is not None
     step.passes = (*step.passes, step.hold)
     step.hold = None
@@ -508,7 +483,7 @@ def _granted(state: TaskState, event: events.ConcurrencyGranted, at_ms: int) -> 
 
 def _let_through(state: TaskState, event: events.CircuitAdmitted | events.RateAdmitted, at_ms: int) -> None:
     # The event after it says where the try goes on.
-    _, step = _step(state, event, at_ms)
+    _, step = step_of(state, event, at_ms)
     if isinstance(event, events.CircuitAdmitted) and event.is_probe and step.hold is not None:
         step.passes = (*step.passes, step.hold)
     else:
@@ -528,7 +503,7 @@ def _given_back(
         state.hold = None
         state.passes = ()
         return
-    _, step = _step(state, event, at_ms)
+    _, step = step_of(state, event, at_ms)
     if step.hold is not None and step.hold.token == event.token:
         step.hold = None
     else:
@@ -582,7 +557,7 @@ def _make_compensation(state: TaskState, what: str, target: int, handler: str) -
 
 
 def _compensation_completed(state: TaskState, event: events.CompensationCompleted, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     step.settled_by = "success"
     step.result = bytes(event.result).decode()
     step.worker_id = event.worker_id
@@ -590,7 +565,7 @@ def _compensation_completed(state: TaskState, event: events.CompensationComplete
 
 
 def _compensation_failed(state: TaskState, event: events.CompensationFailed, at_ms: int) -> None:
-    number, step = _step(state, event, at_ms)
+    number, step = step_of(state, event, at_ms)
     _fault(step, event, at_ms)
     _compensation_ended(state, number, step, "error", at_ms, clean=False)
 
@@ -598,9 +573,9 @@ def _compensation_failed(state: TaskState, event: events.CompensationFailed, at_
 def _compensation_ended(
     state: TaskState, number: int, step: StepState, status: StepStatus, at_ms: int, *, clean: bool
 ) -> None:
-    _move(state, step, status)
+    move(state, step, status)
     step.completed_at_ms = at_ms
-    _clear_due(state, step)
+    clear_due(state, step)
     target = state.steps[step.compensates]
     target.updated_at_ms = at_ms
     if target.status == "compensating":
@@ -619,32 +594,8 @@ def _compensation_ended(
             running.waits[one] -= count
 
 
-# -- time ------------------------------------------------------------------------------------------
-
-
-def _set_due(state: TaskState, number: int, step: StepState, due_at_ms: int) -> None:
-    step.due_at_ms = due_at_ms
-    heapq.heappush(state.due, (due_at_ms, number))
-    _drop_outdated(state)
-
-
-def _clear_due(state: TaskState, step: StepState) -> None:
-    if step.due_at_ms is not None:
-        step.due_at_ms = None
-        _drop_outdated(state)
-
-
-def _drop_outdated(state: TaskState) -> None:
-    """Keep the promise about the first entry of `due`, and its size within twice what it is there for."""
-    due, steps = state.due, state.steps
-    if len(due) > 2 * (state.active_count + state.waiting_count + state.suspended_count) + 16:
-        # A sorted list is a heap.
-        due[:] = sorted({entry for entry in due if steps[entry[1]].due_at_ms == entry[0]})
-    while due and steps[due[0][1]].due_at_ms != due[0][0]:
-        heapq.heappop(due)
-
-
 _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
+    **BY_HAND,
     events.TaskCreated: _task_created,
     events.TaskStarted: _task_started,
     events.TaskBlocked: _task_blocked,
@@ -661,6 +612,8 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.StepCheckpointed: _step_checkpointed,
     events.StepSkipped: _step_skipped,
     events.StepReused: _step_reused,
+    events.StepDomainEventRefused: _only_said,
+    events.DomainPublished: _only_said,
     events.DecisionRouted: _decided,
     events.DecisionDeclined: _decided,
     events.BatchCreated: _batch_created,

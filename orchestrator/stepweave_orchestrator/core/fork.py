@@ -8,14 +8,14 @@ follows from it. Decisions are decided again as they were, and batches are cut a
 The events of the new task carry every result that it reuses: it is replayed without the original.
 
 What a step did may have to be undone, and by one task only. What was undone is not reused. A task that was cancelled
-or has failed undoes nothing any more: its fork does, where the fork cannot complete. Any other original – one that goes
-on, is blocked or has completed – stands for its steps itself, and its fork does not undo them.
+or has failed (or was given up) undoes nothing any more: its fork does, where the fork cannot complete. Any other original – one that goes
+on, is paused or blocked, has completed or was resolved by somebody – stands for its steps itself, and its fork does not undo them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple, TypeGuard, cast
 
 import msgspec
 
@@ -23,19 +23,22 @@ from stepweave_schemas import events
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.raw import NO_RAW, raw
 
+from .checks import Checks
 from .commands import ForkTask, Moment, Taken
 from .evolve import evolve
 from .holding import task_held
 from .outcomes import choose, cut
-from .plan import Plan, worker_name
+from .plan import Plan, StepSpec, worker_name
 from .rejection import Decision, Rejection
 from .state import MET, StepStatus, TaskState, initial
 from .turn import Turn
 
 #: Why a step of the fork is not reused: it was named; the original has no such step, or one of another type; it was not
-#: done there, or was undone; it depends on one that runs anew; what it chose does not exist in this version; whether it
-#: exists is decided anew.
-Why = Literal["named", "new", "changed", "not_done", "undone", "follows", "choice_gone", "undecided"]
+#: done there, or was undone; its result does not fit the `result_schema` of this version; it depends on one that runs
+#: anew; what it chose does not exist in this version; whether it exists is decided anew.
+Why = Literal[
+    "named", "new", "changed", "not_done", "undone", "misfit", "follows", "choice_gone", "undecided"
+]
 _SHAPING: Final = frozenset({"decision", "batchable"})
 #: What nobody runs again.
 _TAKEN: Final = (MET | {"complete"}) - {"compensating", "compensated"}
@@ -133,12 +136,7 @@ def _is_done(past: Past, number: int, name: str) -> bool:
     if step.status == "error":
         # One batch of many: the others have made up for it.
         batch = state.batches.get(step.made_from)
-        return (
-            batch is not None
-            and number not in state.failed
-            and batch.succeeded > 0
-            and batch.succeeded + batch.failed == batch.count
-        )
+        return batch is not None and batch.completed and number not in state.failed
     return step.status in _TAKEN
 
 
@@ -160,12 +158,14 @@ def decide_fork(state: TaskState, command: ForkTask, moment: Moment) -> Decision
     turn = Turn(begun, moment)
     turn.happened.append(created)
     plan = turn.plan
+    # Results that were good enough for the same version are so again, also those that an operator has given.
+    checks = None if created.template == command.template else plan.checks
     for slot in sorted(range(len(plan.steps)), key=plan.places.__getitem__):
         if turn.is_ready(slot):
             if plan.steps[slot].type == "batch_worker":
-                _reuse_batch(turn, slot, command.taken)
+                _reuse_batch(turn, slot, command.taken, checks)
             else:
-                _reuse_step(turn, slot, command.taken)
+                _reuse_step(turn, slot, command.taken, checks)
     refusal = _ruled_out(turn, created) or _too_much(turn.happened, moment)
     if refusal is not None:
         return refusal
@@ -180,10 +180,19 @@ def decide_fork(state: TaskState, command: ForkTask, moment: Moment) -> Decision
     return turn.finish()
 
 
-def _reuse_step(turn: Turn, slot: int, taken: dict[str, Taken]) -> None:
+def _is_usable(known: Taken | None, spec: StepSpec, checks: Checks | None) -> TypeGuard[Taken]:
+    """Whether an outcome is one of such a step, as this version has it."""
+    return known is not None and known.type == spec.type and not _is_misfit(known.result, spec, checks)
+
+
+def _is_misfit(result: msgspec.Raw, spec: StepSpec, checks: Checks | None) -> bool:
+    return checks is not None and bool(bytes(result)) and bool(checks.of_result(spec.name, result))
+
+
+def _reuse_step(turn: Turn, slot: int, taken: dict[str, Taken], checks: Checks | None) -> None:
     spec = turn.plan.steps[slot]
     known = taken.get(spec.name)
-    if known is None or known.type != spec.type:
+    if not _is_usable(known, spec, checks):
         return
     if spec.type not in _SHAPING:
         _reuse(turn, slot, known)
@@ -199,7 +208,7 @@ def _reuse_step(turn: Turn, slot: int, taken: dict[str, Taken]) -> None:
         if _may_choose(turn.plan, slot, chosen):
             _reuse(turn, slot, known)
             reason = shaped.reason if isinstance(shaped, events.DecisionDeclined) else ""
-            choose(turn, slot, chosen, reason, known.result)
+            choose(turn, slot, chosen, reason, shaped.routing_context)
 
 
 def _chosen(shaped: events.Event | None) -> tuple[str, ...]:
@@ -215,16 +224,19 @@ def _may_choose(plan: Plan, decision: int, names: tuple[str, ...]) -> bool:
     return all(number in behind and plan.steps[number].type != "batch_worker" for number in numbers)
 
 
-def _reuse_batch(turn: Turn, slot: int, taken: dict[str, Taken]) -> None:
+def _reuse_batch(turn: Turn, slot: int, taken: dict[str, Taken], checks: Checks | None) -> None:
     batch = turn.batch_or_none(slot)
     assert batch is not None, "a batch worker that exists has its batches"
     spec = turn.plan.steps[slot]
     tolerant = turn.plan.batch_of(slot).failure_strategy == "continue_on_failure"
+    if batch.is_no_op:
+        # A placeholder has done nothing, and has nothing to show.
+        checks = None
     found = [taken.get(worker_name(spec.name, position + 1)) for position in range(batch.count)]
     # A failure is put up with where the whole batch is reused; it is another matter once one of them runs anew.
-    whole = tolerant and all(known is not None and known.type == spec.type for known in found)
+    whole = tolerant and all(_is_usable(known, spec, checks) for known in found)
     for position, known in enumerate(found):
-        if known is None or known.type != spec.type or (known.status == "error" and not whole):
+        if not _is_usable(known, spec, checks) or (known.status == "error" and not whole):
             continue
         name = worker_name(spec.name, position + 1)
         turn.happened.append(_reused(name, step_uuid(turn.state.task_id, name), known))
@@ -333,4 +345,8 @@ def _why(fork: TaskState, slot: int, name: str, past: Past, anew: frozenset[str]
     if past.state.steps[number].status not in _TAKEN:
         return "not_done"
     ready = not fork.steps[slot].unmet
+    result = past.state.steps[number].result
+    checks = None if plan.ref == past.state.the_plan.ref else plan.checks
+    if ready and result is not None and _is_misfit(raw(result), plan.steps[slot], checks):
+        return "misfit"
     return "choice_gone" if ready and plan.steps[slot].type in _SHAPING else "follows"

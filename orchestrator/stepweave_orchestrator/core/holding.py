@@ -41,8 +41,22 @@ if TYPE_CHECKING:
 _ORDER: Final[tuple[GateKind, ...]] = ("concurrency", "circuit", "rate")
 #: Of a value this much tells it from others; longer ones count by their beginning.
 VALUE_CHARS_MAX: Final = 1_000
-_TERMINAL: Final = (events.TaskCompleted, events.TaskFailed, events.TaskCancelled)
-_ENDS_TRY: Final = (events.StepCompleted, events.StepRetryScheduled, events.StepFailed, events.StepSkipped)
+_TERMINAL: Final = (
+    events.TaskCompleted,
+    events.TaskFailed,
+    events.TaskCancelled,
+    events.TaskResolvedManually,
+)
+_ENDS_TRY: Final = (
+    events.StepCompleted,
+    events.StepRetryScheduled,
+    events.StepFailed,
+    events.StepSkipped,
+    events.StepResolvedManually,
+    events.StepCompletedManually,
+)
+#: While the task is paused, these end a try for the time being.
+_INTERRUPTS_TRY: Final = (events.StepReleased, events.StepCheckpointed)
 
 
 def service_of(spec: StepSpec) -> str:
@@ -191,7 +205,10 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
             told.append(event)
             continue
         told.append(event)
-        if isinstance(event, _ENDS_TRY):
+        ends = isinstance(event, _ENDS_TRY) or (
+            state.phase == "paused" and isinstance(event, _INTERRUPTS_TRY)
+        )
+        if isinstance(event, events.StepEvent) and ends:
             number = state.number_of(event.step_name)
             # Steps that the same decision makes have passed nothing yet.
             if number >= 0 and number not in done:
@@ -205,6 +222,19 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
                     done.add(number)
                     told += _left(state.name_of(number), step, "")
     return told
+
+
+def lines_left(state: TaskState) -> list[events.Event]:
+    """What takes a task that is paused, and its steps, out of the lines in which they wait before gates."""
+    if not state.gated_count:
+        return []
+    left: list[events.Event] = []
+    if state.hold is not None:
+        left.append(_release("", state.task_id, state.hold, ""))
+    for number, step in enumerate(state.steps):
+        if step.status == "held":
+            left += _left(state.name_of(number), step, "")
+    return left
 
 
 def _outcome(event: events.StepEvent) -> str:

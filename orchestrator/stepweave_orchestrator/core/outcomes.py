@@ -10,10 +10,11 @@ import msgspec
 from stepweave_schemas import events, result
 
 from .commands import Moment
+from .domain_events import CHECKPOINT, SUCCESS, domain_events
 from .rejection import Decision, Rejection
 from .state import ACTIVE, HIDDEN, OPEN, StepState, TaskState, saved_progress
 from .tries import Failed, enqueued
-from .turn import Turn, task_completed
+from .turn import Said, Turn, task_completed
 
 #: The outcomes that end a try by the worker's own word, and what `settled_by` calls them.
 _RESULTS = {"success": "success", "decision": "success", "batches": "success", "failure": "failure"}
@@ -42,7 +43,13 @@ def _success(state: TaskState, outcome: result.Success, moment: Moment) -> Decis
     if refusal is not None:
         return refusal
     plan = state.the_plan
-    if not plan.plain or state.phase == "compensating" or moment.rate_per_second is not None:
+    if (
+        not plan.swift
+        or outcome.domain_events
+        or state.phase != "steps_in_process"
+        or state.stepped_in
+        or moment.rate_per_second is not None
+    ):
         return _success_of_any_kind(state, number, outcome, moment)
     step = state.steps[number]
     happened: list[events.Event] = [_step_completed(step, outcome)]
@@ -80,7 +87,7 @@ def _step_completed(
 
 
 def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success, moment: Moment) -> Decision:
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     step = state.steps[number]
     kind = state.spec_of(number).type
     if kind in ("decision", "batchable"):
@@ -93,8 +100,12 @@ def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success,
             ),
         )
         return turn.finish()
+    if (misfit := turn.misfit(number, outcome.result, outcome.worker_id)) is not None:
+        turn.fail(number, misfit)
+        return turn.finish()
     if step.compensates < 0:
         turn.happened.append(_step_completed(step, outcome))
+        turn.announce(number, SUCCESS, None if turn.is_placeholder(number) else outcome.result)
         turn.complete(number, outcome.result)
         return turn.finish()
     target = state.name_of(step.compensates)
@@ -113,8 +124,19 @@ def _success_of_any_kind(state: TaskState, number: int, outcome: result.Success,
             requires_manual_cleanup=not clean,
         )
     )
+    turn.announce(number, SUCCESS, None)
     turn.undoing.ended(number, target, clean=clean)
     return turn.finish()
+
+
+def _turn(
+    state: TaskState,
+    number: int,
+    outcome: result.Success | result.Failure | result.Decided | result.Batches | result.Checkpointed,
+    moment: Moment,
+) -> Turn:
+    """A turn about what a handler reports."""
+    return Turn(state, moment, Said(number, outcome.domain_events, outcome.worker_id))
 
 
 def _wants_cleanup(value: msgspec.Raw) -> bool:
@@ -127,12 +149,15 @@ def _decided(state: TaskState, outcome: result.Decided, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
-    fault = _fault_of_decision(state, number, outcome, moment)
+    turn = _turn(state, number, outcome, moment)
+    fault = fault_of_decision(state, number, outcome, moment)
+    if fault is None:
+        fault = turn.misfit(number, outcome.result, outcome.worker_id)
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
     turn.happened.append(_step_completed(state.steps[number], outcome))
+    turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
     choose(turn, number, outcome.create_steps, outcome.reason, outcome.result)
     return turn.finish()
@@ -169,9 +194,10 @@ def choose(
     turn.grown(growth)
 
 
-def _fault_of_decision(
+def fault_of_decision(
     state: TaskState, number: int, outcome: result.Decided, moment: Moment
 ) -> Failed | None:
+    """What is wrong with what a decision has chosen."""
     plan, limits = state.the_plan, moment.limits
     spec = state.spec_of(number)
     if spec.type != "decision":
@@ -206,12 +232,15 @@ def _batches(state: TaskState, outcome: result.Batches, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     worker, fault = _worker_of(state, number, outcome, moment)
+    if fault is None:
+        fault = turn.misfit(number, outcome.result, outcome.worker_id)
     if fault is not None:
         turn.fail(number, fault)
         return turn.finish()
     turn.happened.append(_step_completed(state.steps[number], outcome))
+    turn.announce(number, SUCCESS, outcome.result)
     turn.complete(number, outcome.result)
     cut(turn, number, worker, outcome.cursors, outcome.reason)
     return turn.finish()
@@ -284,7 +313,7 @@ def _failure(state: TaskState, outcome: result.Failure, moment: Moment) -> Decis
     number, refusal = _current(state, outcome)
     if refusal is not None:
         return refusal
-    turn = Turn(state, moment)
+    turn = _turn(state, number, outcome, moment)
     turn.fail(
         number,
         Failed(
@@ -328,15 +357,13 @@ def _released(state: TaskState, outcome: result.Released, moment: Moment) -> Dec
     if refusal is not None:
         return refusal
     step = state.steps[number]
-    return [
-        events.StepReleased(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            attempt=step.attempt,
-            worker_id=outcome.worker_id,
-        ),
-        enqueued(outcome.step_name, step.uuid, step.attempt, moment),
-    ]
+    released = events.StepReleased(
+        step_name=outcome.step_name,
+        step_uuid=step.uuid,
+        attempt=step.attempt,
+        worker_id=outcome.worker_id,
+    )
+    return _given_out_anew(state, number, [released], moment)
 
 
 def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment) -> Decision:
@@ -346,7 +373,7 @@ def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment
     step = state.steps[number]
     if step.checkpoint == saved_progress(outcome):
         # It would go on for ever, at no attempt.
-        turn = Turn(state, moment)
+        turn = _turn(state, number, outcome, moment)
         turn.fail(
             number,
             Failed(
@@ -358,18 +385,31 @@ def _checkpointed(state: TaskState, outcome: result.Checkpointed, moment: Moment
             ),
         )
         return turn.finish()
-    return [
-        events.StepCheckpointed(
-            step_name=outcome.step_name,
-            step_uuid=step.uuid,
-            attempt=step.attempt,
-            worker_id=outcome.worker_id,
-            cursor=outcome.cursor,
-            items_processed=outcome.items_processed,
-            accumulated_results=outcome.accumulated_results,
-        ),
-        enqueued(outcome.step_name, step.uuid, step.attempt, moment),
-    ]
+    checkpointed = events.StepCheckpointed(
+        step_name=outcome.step_name,
+        step_uuid=step.uuid,
+        attempt=step.attempt,
+        worker_id=outcome.worker_id,
+        cursor=outcome.cursor,
+        items_processed=outcome.items_processed,
+        accumulated_results=outcome.accumulated_results,
+    )
+    published = domain_events(state, number, CHECKPOINT, outcome.domain_events, None, outcome.worker_id)
+    return _given_out_anew(state, number, [checkpointed, *published], moment)
+
+
+def _given_out_anew(
+    state: TaskState,
+    number: int,
+    happened: list[events.Event],
+    moment: Moment,
+) -> Decision:
+    """The same try once more; where the task is paused, when it is resumed."""
+    step = state.steps[number]
+    if state.phase == "paused":
+        return happened
+    name = state.name_of(number)
+    return [*happened, enqueued(name, step.uuid, step.attempt, moment)]
 
 
 def _current(state: TaskState, outcome: result.Outcome) -> tuple[int, Decision | None]:
@@ -378,14 +418,14 @@ def _current(state: TaskState, outcome: result.Outcome) -> tuple[int, Decision |
     step = state.steps[number] if number >= 0 else None
     if step is None or step.uuid != outcome.step_uuid or step.status in HIDDEN:
         return -1, Rejection("UNKNOWN_STEP", f"task {outcome.task_id} has no such step")
-    # A step that no worker was asked to run has no token, and nobody may report about it.
-    if outcome.attempt == step.attempt and step.lease_token:
-        if outcome.lease_token == step.lease_token:
+    if outcome.attempt == step.attempt:
+        # A step that no worker was asked to run has no token, and nobody may report about it.
+        if step.lease_token and outcome.lease_token == step.lease_token:
             if step.status in OPEN:
                 return number, None
             return number, _late(state, step, outcome, step.settled_by)
         if step.former_token and outcome.lease_token == step.former_token:
-            return number, Rejection("STALE", f"try {outcome.attempt} was handed back, and given out again")
+            return number, Rejection("STALE", f"try {outcome.attempt} was handed back")
     earlier = step.earlier.get(outcome.attempt)
     if earlier is not None and outcome.lease_token == earlier.lease_token:
         return number, _late(state, step, outcome, earlier.settled_by)
@@ -409,11 +449,11 @@ def _late(state: TaskState, step: StepState, outcome: result.Outcome, settled_by
         return Rejection("DUPLICATE", f"try {outcome.attempt} was reported before")
     if outcome.attempt in step.refused_attempts:
         return Rejection("STALE", f"try {outcome.attempt} is over, and its late result is recorded")
-    if outcome.attempt != step.attempt or step.status == "waiting_for_retry":
+    if outcome.attempt != step.attempt or step.status in ("waiting_for_retry", "pending"):
         refusal = "stale_attempt"
     else:
         # A batch that was stopped cancels steps of a task that goes on.
-        ended = step.status == "cancelled" and state.phase == "cancelled"
+        ended = step.status == "cancelled" and state.phase in ("cancelled", "resolved_manually")
         refusal = "task_finished" if ended else "step_finished"
     return [
         events.StepResultRefused(

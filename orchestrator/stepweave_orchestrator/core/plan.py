@@ -14,6 +14,8 @@ from stepweave_schemas.events import TemplateRef
 from stepweave_schemas.gate import BreakerSpec
 from stepweave_schemas.raw import NO_RAW
 
+from .checks import Checks
+
 #: Not the default of a dispatch's field, so that every dispatch carries the field, as the first release's did.
 _EMPTY_OBJECT: Final = msgspec.Raw(b"{}")
 #: How the name of a step's compensation begins; no step of a template can be called so.
@@ -89,6 +91,18 @@ class ConcurrencySpec(msgspec.Struct, frozen=True):
     key: str | None = None
 
 
+class DomainEventSpec(msgspec.Struct, frozen=True):
+    """A domain event that a step, or any handler of the workflow, may publish."""
+
+    name: str
+    #: `success`, `failure`, `retryable_failure`, `permanent_failure` or `always`.
+    condition: str = "success"
+    #: `outcome`: published by itself, unless the handler does so; `handler`: only by the handler.
+    payload: str = "outcome"
+    #: `durable` or `fast`; absent: as the workflow says.
+    delivery: str | None = None
+
+
 class StepSpec(msgspec.Struct, frozen=True):
     """One step of the canonical template, as far as running it needs."""
 
@@ -107,6 +121,11 @@ class StepSpec(msgspec.Struct, frozen=True):
     system_dependency: str | None = None
     circuit_breaker: BreakerSpec | None = None
     concurrency: ConcurrencySpec | None = None
+    publishes_events: tuple[DomainEventSpec, ...] = ()
+    #: Only whether there is one matters here; it is checked by `Plan.checks`.
+    result_schema: msgspec.Raw = NO_RAW
+    #: Operators may skip it.
+    skippable: bool = False
 
     @property
     def is_gated(self) -> bool:
@@ -124,6 +143,7 @@ class _Canonical(msgspec.Struct, frozen=True):
     on_failure: str | None = None
     max_retry_after_ms: int | None = None
     concurrency: ConcurrencySpec | None = None
+    domain_events: tuple[DomainEventSpec, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +162,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: ConcurrencySpec | None
     #: Whether every step is run by a handler, exists from the start and is never held by what the template says.
     plain: bool
+    #: Whether it is plain, and nothing besides has to be looked at when a step succeeds.
+    swift: bool
     #: For each step whether it exists from the start; the others are created by deciders, or never.
     exists_at_start: tuple[bool, ...]
     #: How many exist from the start.
@@ -161,6 +183,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     signal_steps: dict[str, tuple[int, ...]]
     #: The `batch_config` of each batchable step.
     batches: dict[int, BatchSpec]
+    #: What any handler of the workflow may publish, by name.
+    domain_events: dict[str, DomainEventSpec]
+    #: The template's schemas; `None` where nobody brought them along, and nothing is checked.
+    checks: Checks | None
     _near_ancestors: dict[int, tuple[tuple[int, ...], bool]]
     _compensations: dict[int, StepSpec]
 
@@ -193,6 +219,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                     found.append(parent)
             position += 1
         return tuple(found), True
+
+    def is_fast(self, step: int, event: str) -> bool:
+        """Whether a domain event of a step is sent at once besides (`delivery: fast`)."""
+        own = (spec.delivery for spec in self.steps[step].publishes_events if spec.name == event)
+        delivery = next(own, None)
+        if delivery is None and event in self.domain_events:
+            delivery = self.domain_events[event].delivery
+        return delivery == "fast"
 
     def descendants(self, step: int) -> list[int]:
         """Every step that depends on `step`, directly or not, each after its dependencies."""
@@ -252,10 +286,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> Plan:
+def compile_plan(
+    canonical: bytes | str | dict[str, Any], content_hash: str, checks: Checks | None = None
+) -> Plan:
     """Compile a validated canonical template (JSON text or its dict).
 
-    `content_hash` is the template's `sha256:<hex>`. Raises `msgspec.ValidationError` or `KeyError` where the
+    `content_hash` is the template's `sha256:<hex>`, `checks` its compiled schemas. Raises `msgspec.ValidationError` or `KeyError` where the
     template was not validated before.
     """
     if isinstance(canonical, dict):
@@ -281,6 +317,17 @@ def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> 
     deciding = (number for number, step in enumerate(steps) if step.type == "decision")
     decision_bits = {number: 1 << bit for bit, number in enumerate(deciding)}
     undone = any(step.compensation is not None for step in steps)
+    plain = (
+        all(exists)
+        and template.concurrency is None
+        and all(
+            step.wait_for_signal is None
+            and step.child_task is None
+            and not step.is_gated
+            and step.type in ("standard", "deferred_convergence")
+            for step in steps
+        )
+    )
     return Plan(
         ref=TemplateRef(
             namespace=template.namespace, name=template.name, version=template.version, hash=content_hash
@@ -292,15 +339,8 @@ def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> 
         parents=parents,
         dependents=tuple(tuple(numbers) for numbers in dependents),
         concurrency=template.concurrency,
-        plain=all(exists)
-        and template.concurrency is None
-        and all(
-            step.wait_for_signal is None
-            and step.child_task is None
-            and not step.is_gated
-            and step.type in ("standard", "deferred_convergence")
-            for step in steps
-        ),
+        plain=plain,
+        swift=plain and all(not step.publishes_events and step.result_schema is NO_RAW for step in steps),
         exists_at_start=exists,
         start_count=sum(exists),
         roots=tuple(number for number, own in enumerate(parents) if not own and exists[number]),
@@ -317,6 +357,8 @@ def compile_plan(canonical: bytes | str | dict[str, Any], content_hash: str) -> 
             for number, step in enumerate(steps)
             if step.type == "batchable"
         },
+        domain_events={event.name: event for event in template.domain_events},
+        checks=checks,
         _near_ancestors={},
         _compensations={},
     )

@@ -25,6 +25,9 @@ class Rejection(msgspec.Struct, frozen=True):
 
     code: RejectionCode
     reason: str
+    #: Of what an operator asked: the status of the task or step, and what may be asked of it instead.
+    status: str = ""
+    allowed_actions: tuple[str, ...] | None = None
 
 
 #: What follows from a command: events in order, or why none do.

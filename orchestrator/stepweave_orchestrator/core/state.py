@@ -34,6 +34,7 @@ StepStatus = Literal[
     "error",
     "cancelled",
     "skipped",
+    "resolved_manually",
     "compensating",
     "compensated",
 ]
@@ -42,13 +43,15 @@ TaskStatus = Literal[
     "steps_in_process",
     "waiting_for_retry",
     "waiting_for_dependencies",
+    "paused",
     "blocked_by_failures",
     "compensating",
     "complete",
     "error",
     "cancelled",
+    "resolved_manually",
 ]
-TERMINAL_STATUSES: Final[frozenset[str]] = frozenset({"complete", "error", "cancelled"})
+TERMINAL_STATUSES: Final[frozenset[str]] = frozenset({"complete", "error", "cancelled", "resolved_manually"})
 #: A try was given out to a worker and its outcome is awaited.
 ACTIVE: Final[frozenset[str]] = frozenset({"enqueued", "in_progress"})
 #: Something outside is awaited that is no worker.
@@ -60,7 +63,11 @@ OPEN: Final[frozenset[str]] = ACTIVE | {"waiting_for_child"}
 #: The step is no step (yet): callers do not see it.
 HIDDEN: Final[frozenset[str]] = frozenset({"absent", "excluded", "expanded"})
 #: What depends on the step goes on.
-MET: Final[frozenset[str]] = frozenset({"complete", "skipped", "compensating", "compensated"})
+MET: Final[frozenset[str]] = frozenset(
+    {"complete", "skipped", "resolved_manually", "compensating", "compensated"}
+)
+#: The ids of so many requests of operators are remembered, to tell one that is sent again.
+OPERATOR_REQUESTS_MAX: Final = 100
 
 #: The orchestrator waits this much longer than the worker before it calls a time-out itself.
 TIMEOUT_GRACE_MS: Final = 5_000
@@ -137,7 +144,9 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     former_token: str = ""
     #: Earlier tries, by number.
     earlier: dict[int, EarlierTry] = {}
-    #: What ended the current try: the outcome's kind, `timeout` or `cancel`; empty while it is open.
+    #: The tries up to this one count no more: an operator has reset the step.
+    forgiven: int = 0
+    #: What ended the current try: the outcome's kind, `timeout`, `cancel` or `operator`; empty while it is open.
     settled_by: str = ""
     #: Tries whose late results were recorded as refused already.
     refused_attempts: list[int] = []
@@ -182,7 +191,8 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
 
 
 class BatchState(msgspec.Struct, kw_only=True, gc=False):
-    """The workers of one batch: steps `first` … `first + count - 1`; the first `begun` of them have been begun."""
+    """The workers of one batch: steps `first` … `first + count - 1`; the first `begun` of them have been begun,
+    settled by an operator before, or are reused."""
 
     first: int
     count: int
@@ -193,6 +203,10 @@ class BatchState(msgspec.Struct, kw_only=True, gc=False):
     succeeded: int = 0
     failed: int = 0
     stopped: bool = False
+    #: What waits for the batch has gone on.
+    completed: bool = False
+    #: Workers that have begun before and wait to be given out once more, by their numbers.
+    again: list[int] = []
 
 
 class SagaState(msgspec.Struct, kw_only=True, gc=False):
@@ -247,8 +261,15 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     steps: list[StepState] = []
     #: The numbers of the steps that are not in the plan, by name.
     made: dict[str, int] = {}
-    #: `pending`, `steps_in_process`, `blocked_by_failures`, `compensating` or terminal; see `status`.
+    #: `pending`, `steps_in_process`, `paused`, `blocked_by_failures`, `compensating` or terminal; see `status`.
     phase: TaskStatus = "pending"
+    #: Of a paused task, what it goes on with: `pending` (its start), `waiting_for_dependencies` (it had no slot yet)
+    #: or `steps_in_process`.
+    paused_from: TaskStatus = "pending"
+    #: An operator has settled or reset a step: a step may be done before its dependencies are.
+    stepped_in: bool = False
+    #: The ids of the last requests of operators.
+    operator_requests: list[str] = []
     request_id: str = ""
     request_digest: str = ""
     context: str = "{}"
@@ -290,7 +311,7 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     passes: tuple[Pass, ...] = ()
     gated_count: int = 0
     #: The steps with a `due_at_ms`, as a heap of `(due_at_ms, step)`. Its first entry holds; others may be out of
-    #: date: one that differs from its step's `due_at_ms` means nothing.
+    #: date: one that differs from its step's `due_at_ms` means nothing. Retries are not in it while the task is paused.
     due: list[tuple[int, int]] = []
     #: Events applied since the last snapshot.
     events_since_snapshot: int = 0
@@ -388,6 +409,11 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
         if self.phase == "pending":
             return self.start_at_ms
         return self.due[0][0] if self.due else None
+
+    def next_attempt(self, number: int) -> int:
+        """The number of the try that would be given out next; that of the last one where it was only held."""
+        step = self.steps[number]
+        return step.attempt if step.attempt and not step.settled_by else step.attempt + 1
 
     def due_steps(self, now_ms: int) -> list[int]:
         """The steps that are due at `now_ms`, in the order of their numbers; looks at no more than these."""

@@ -16,6 +16,8 @@ class RegisteredVersion(msgspec.Struct, frozen=True):
     content: str
     registered_at_ms: int
     registered_by: str
+    #: The environment whose overrides the content holds.
+    environment: str | None = None
 
 
 class TemplateState(msgspec.Struct):
@@ -46,8 +48,19 @@ def decide_template(
     return Rejection(
         "CONFLICT",
         f"{registered.namespace}/{registered.name}:{registered.version} is registered with other content; "
-        "a registered version never changes, so raise the version",
+        f"a registered version never changes, so raise the version{_environments(known, registered)}",
     )
+
+
+def _environments(known: RegisteredVersion, registered: events.TemplateRegistered) -> str:
+    """What differs besides, where the same text may have been registered for another environment."""
+    if known.environment == registered.environment:
+        return ""
+    before, now = (
+        f"environment {one}" if one else "no environment"
+        for one in (known.environment, registered.environment)
+    )
+    return f". It was registered for {before}, this is for {now}: an installation has one (STEPWEAVE_ENVIRONMENT)"
 
 
 def evolve_template(
@@ -56,6 +69,6 @@ def evolve_template(
     """Apply one registration in place."""
     state.version += 1
     state.versions[event.version] = RegisteredVersion(
-        event.hash, bytes(event.content).decode(), recorded_at_ms, event.registered_by
+        event.hash, bytes(event.content).decode(), recorded_at_ms, event.registered_by, event.environment
     )
     return state

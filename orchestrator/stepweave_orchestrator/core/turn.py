@@ -7,21 +7,24 @@ them takes a signal that came early, a batch is complete – the turn keeps the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
-from stepweave_schemas import events
+from stepweave_schemas import events, result
 from stepweave_schemas.gate import GateKind
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.raw import raw
+from stepweave_schemas.result import ERROR_MESSAGE_CHARS_MAX
 
 from .backoff import DEFAULT_RETRY_AFTER_MS_MAX, backoff_delay_ms
 from .branches import Growth
 from .children import child_context, child_task_id
 from .commands import Moment
+from .domain_events import PERMANENT, RETRYABLE, SUCCESS, domain_events, failure_payload, misfits_text
 from .holding import held_before
 from .plan import StepSpec, worker_name
-from .state import ACTIVE, NOT_RUNNING, SUSPENDED, BatchState, Pass, StepStatus, TaskState
+from .state import ACTIVE, MET, NOT_RUNNING, SUSPENDED, BatchState, Pass, StepStatus, TaskState
 from .tries import NAMED_STEPS_MAX, Failed, enqueued, lease_token
 from .undoing import Undoing
 
@@ -39,14 +42,28 @@ def task_completed(state: TaskState, done_count: int, moment: Moment) -> events.
     )
 
 
+class Said(NamedTuple):
+    """The outcome that a turn is about: the number of its step, what its handler published, and who says so."""
+
+    number: int
+    domain_events: tuple[result.DomainEvent, ...]
+    worker_id: str
+
+
 class Turn:
     """Collects events in `happened`; call `finish` once, at the end."""
 
-    def __init__(self, state: TaskState, moment: Moment) -> None:
+    def __init__(self, state: TaskState, moment: Moment, said: Said | None = None) -> None:
         self.state = state
+        self._said = said
         self.plan = state.the_plan
         self.moment = moment
         self.happened: list[events.Event] = []
+        #: Nothing begins, and failures have no consequences for the task (yet).
+        self.held = state.phase == "paused"
+        #: An operator's doing may set a blocked task going again.
+        self.phase = state.phase
+        self.stepped_in = state.stepped_in
         self._active = state.active_count
         self._suspended = state.suspended_count
         self._waiting = state.waiting_count
@@ -60,9 +77,10 @@ class Turn:
         self._batches: dict[int, BatchState] = {}
         #: Batch workers that are made in this turn.
         self._made_count = 0
-        #: Batch workers whose outcomes are reused in this turn.
-        self._reused: set[int] = set()
         self._newly_failed: list[int] = []
+        #: Steps whose failure holds the task up no more.
+        self._mended: set[int] = set()
+        self._holding_up: set[int] | None = None
         self._faults: dict[int, Failed] = {}
         self._signals_taken: set[str] = set()
         #: What follows from compensations.
@@ -79,7 +97,8 @@ class Turn:
         """A batch after the events so far."""
         known = self._batches.get(slot)
         if known is None:
-            known = self._batches[slot] = msgspec.structs.replace(self.state.batches[slot])
+            batch = self.state.batches[slot]
+            known = self._batches[slot] = msgspec.structs.replace(batch, again=list(batch.again))
         return known
 
     def batch_or_none(self, slot: int) -> BatchState | None:
@@ -110,6 +129,10 @@ class Turn:
     def begin_ready(self) -> None:
         """Begin whatever is ready, wherever it stands; looks at all of the plan."""
         self._touched.update(dict.fromkeys(range(len(self.plan.steps))))
+
+    def touch(self, slot: int) -> None:
+        """A step of the plan may have become ready."""
+        self._touched[slot] = None
 
     def again(self, number: int, attempt: int) -> None:
         """Give out a further try of a step, or the same one again."""
@@ -145,10 +168,11 @@ class Turn:
 
     def _begin(self, slot: int) -> None:
         spec = self.plan.steps[slot]
+        attempt = self.state.next_attempt(slot)
         if spec.wait_for_signal is not None:
-            self._await_signal(slot, spec)
+            self._await_signal(slot, spec, attempt)
         else:
-            self._give_out(slot, spec, spec.name, self.state.steps[slot].uuid, 1)
+            self._give_out(slot, spec, spec.name, self.state.steps[slot].uuid, attempt)
 
     def _request_child(self, number: int, spec: StepSpec, attempt: int) -> None:
         child = spec.child_task
@@ -175,7 +199,7 @@ class Turn:
             )
         )
 
-    def _await_signal(self, slot: int, spec: StepSpec) -> None:
+    def _await_signal(self, slot: int, spec: StepSpec, attempt: int) -> None:
         signal = spec.wait_for_signal
         assert signal is not None
         seconds = signal.timeout_seconds
@@ -186,29 +210,77 @@ class Turn:
                 step_name=spec.name,
                 step_uuid=self.state.steps[slot].uuid,
                 signal=signal.name,
-                attempt=1,
+                attempt=attempt,
                 deadline_at_ms=None if seconds is None else self.moment.now_ms + round(seconds * 1000),
             )
         )
         for kept in self.state.mailbox:
             if kept.signal == signal.name and kept.signal_id not in self._signals_taken:
                 self._signals_taken.add(kept.signal_id)
-                self.take_signal(slot, kept.payload)
+                self.take_signal(slot, kept.payload, attempt)
                 return
 
-    def take_signal(self, slot: int, payload: str) -> None:
-        """The signal that a step waits for is there, or its default is taken."""
-        result = raw(payload)
+    def take_signal(self, slot: int, payload: str, attempt: int = 0) -> None:
+        """The signal that a step waits for is there, or its default is taken; `attempt`: where it began just now."""
+        value = raw(payload)
         self.happened.append(
             events.StepCompleted(
                 step_name=self.plan.steps[slot].name,
                 step_uuid=self.state.steps[slot].uuid,
-                attempt=1,
-                result=result,
+                attempt=attempt or self.state.steps[slot].attempt,
+                result=value,
                 worker_id="signal",
             )
         )
-        self.complete(slot, result)
+        self.announce(slot, SUCCESS, value)
+        self.complete(slot, value)
+
+    # -- what is published besides -------------------------------------------------------------------
+
+    def announce(self, number: int, outcome: str, own_payload: msgspec.Raw | None) -> None:
+        """A try has ended (its event is in `happened`): publish the domain events that follow."""
+        said = self._said if self._said is not None and self._said.number == number else None
+        named = () if said is None else said.domain_events
+        worker_id = "" if said is None else said.worker_id
+        if self._publishes(number):
+            self.happened += domain_events(self.state, number, outcome, named, own_payload, worker_id)
+
+    def _announce_failure(self, number: int, outcome: str, failure: Failed) -> None:
+        if self._publishes(number):
+            spec, attempt = self.state.spec_of(number), self.state.steps[number].attempt
+            self.announce(number, outcome, failure_payload(failure, attempt, spec.retry.max_attempts))
+
+    def _publishes(self, number: int) -> bool:
+        """Whether a step may have anything to publish."""
+        if self.plan.steps[self.state.slot_of(number)].publishes_events:
+            return True
+        return self._said is not None and self._said.number == number and bool(self._said.domain_events)
+
+    def misfit(self, number: int, value: msgspec.Raw, worker_id: str) -> Failed | None:
+        """The failure that a result becomes which does not fit its step's `result_schema`; `None` where it does."""
+        checks, step = self.plan.checks, self.state.steps[number]
+        # A placeholder has done nothing, and has nothing to show.
+        if checks is None or step.compensates >= 0 or self.is_placeholder(number):
+            return None
+        name = self.plan.steps[self.state.slot_of(number)].name
+        found = checks.of_result(name, value)
+        if not found:
+            return None
+        message = f"the result does not fit the result_schema of step {name!r}: {misfits_text(found)}"
+        return Failed(
+            settled_by="failure",
+            error_type="validation_error",
+            error_code="RESULT_INVALID",
+            error_message=message[:ERROR_MESSAGE_CHARS_MAX],
+            worker_id=worker_id,
+            retryable=False,
+            metadata=msgspec.Raw(msgspec.json.encode({"violations": found})),
+        )
+
+    def is_placeholder(self, number: int) -> bool:
+        """Whether a step stands for batches of which there are none."""
+        slot = self.state.steps[number].made_from
+        return slot >= 0 and self.state.batches[slot].is_no_op
 
     # -- steps that end ----------------------------------------------------------------------------
 
@@ -224,7 +296,78 @@ class Turn:
         batch = self.batch(slot)
         batch.running -= 1
         batch.succeeded += 1
-        self._go_on_with_batch(slot, batch)
+        self.go_on_with_batch(slot, batch)
+
+    def settle_by_hand(self, number: int, status: StepStatus, result: msgspec.Raw | None = None) -> None:
+        """An operator says that a step is done (the event is in `happened`)."""
+        before = self.status_of(number)
+        self.leave(number, status)
+        self._done += 1
+        if result is not None:
+            self._results[self.state.name_of(number)] = result
+        if before == "error":
+            self._mend(number)
+        slot = self.state.steps[number].made_from
+        if slot < 0:
+            self._resolve(number)
+            return
+        batch = self.batch(slot)
+        if before == "error":
+            batch.failed -= 1
+        elif before == "pending":
+            if number in batch.again:
+                batch.again.remove(number)
+        else:
+            batch.running -= 1
+        batch.succeeded += 1
+        while batch.begun < batch.count and self.status_of(batch.first + batch.begun) in MET:
+            batch.begun += 1
+        self._start_again_if_mended(batch)
+        self.go_on_with_batch(slot, batch)
+
+    def reset(self, number: int) -> None:
+        """An operator wants a step tried again (the event is in `happened`)."""
+        before = self.status_of(number)
+        self.leave(number, "pending")
+        if before == "error":
+            self._mend(number)
+        step = self.state.steps[number]
+        if step.compensates >= 0:
+            self.again(number, step.attempt + 1)
+            return
+        slot = step.made_from
+        if slot < 0:
+            self.touch(number)
+            return
+        batch = self.batch(slot)
+        if before == "error":
+            batch.failed -= 1
+        else:
+            batch.running -= 1
+        batch.again.append(number)
+        self._start_again_if_mended(batch)
+        self.go_on_with_batch(slot, batch)
+
+    def _mend(self, number: int) -> None:
+        """The failure of a step is taken back; one that was put up with had counted as done."""
+        if self._holding_up is None:
+            self._holding_up = set(self.state.failed)
+        if number in self._holding_up:
+            self._mended.add(number)
+        else:
+            self._done -= 1
+
+    def _start_again_if_mended(self, batch: BatchState) -> None:
+        """What was cancelled because of failures in a batch runs after all, once none of them is left."""
+        if not batch.stopped or batch.failed:
+            return
+        batch.stopped = False
+        for worker in range(batch.first, batch.first + batch.count):
+            if self.status_of(worker) == "cancelled":
+                self._statuses[worker] = "pending"
+                # One that was held before its first try has begun too.
+                if worker < batch.first + batch.begun:
+                    batch.again.append(worker)
 
     def _resolve(self, slot: int) -> None:
         """Nothing has to wait for this step of the plan any more."""
@@ -286,14 +429,13 @@ class Turn:
         batch = self.batch(slot)
         number = batch.first + position
         self._statuses[number] = status
-        self._reused.add(number)
         self._done += 1
         if status == "error":
             batch.failed += 1
         else:
             batch.succeeded += 1
         if batch.succeeded + batch.failed == batch.count:
-            self._go_on_with_batch(slot, batch)
+            self.go_on_with_batch(slot, batch)
 
     # -- batches -----------------------------------------------------------------------------------
 
@@ -305,24 +447,19 @@ class Turn:
         self._existing += count
         self._touched[slot] = None
 
-    def _go_on_with_batch(self, slot: int, batch: BatchState) -> None:
+    def go_on_with_batch(self, slot: int, batch: BatchState) -> None:
+        """Begin as many workers of a batch as may run, those that ran before first; see whether it is complete."""
         spec = self.plan.batch_of(slot)
-        while (
-            not batch.stopped
-            and batch.begun < batch.count
-            and (spec.parallelism is None or batch.running < spec.parallelism)
-        ):
-            batch.begun += 1
-            if self._is_reused(batch.first + batch.begun - 1):
-                continue
-            batch.running += 1
-            template = self.plan.steps[slot]
-            name = worker_name(template.name, batch.begun)
-            number = batch.first + batch.begun - 1
-            self._give_out(number, template, name, step_uuid(self.state.task_id, name), 1)
-        if batch.succeeded and batch.succeeded + batch.failed == batch.count:
+        if not self.held and self._is_met(slot):
+            while (spec.parallelism is None or batch.running < spec.parallelism) and (
+                self._begin_worker_again(slot, batch) or self._begin_next_worker(slot, batch)
+            ):
+                batch.running += 1
+        if batch.succeeded and batch.succeeded + batch.failed == batch.count and not batch.completed:
             if batch.failed and spec.failure_strategy != "continue_on_failure":
                 return
+            batch.completed = True
+            self._put_up_with_failures_of(batch)
             self.happened.append(
                 events.BatchCompleted(
                     worker_template=self.plan.steps[slot].name,
@@ -332,9 +469,48 @@ class Turn:
             )
             self._resolve(slot)
 
-    def _is_reused(self, worker: int) -> bool:
-        steps = self.state.steps
-        return worker in self._reused or (worker < len(steps) and steps[worker].reused is not None)
+    def _begin_worker_again(self, slot: int, batch: BatchState) -> bool:
+        if not batch.again:
+            return False
+        number = batch.again.pop(0)
+        step = self.state.steps[number]
+        attempt = self.state.next_attempt(number)
+        self._give_out(number, self.plan.steps[slot], step.name, step.uuid, attempt)
+        return True
+
+    def _begin_next_worker(self, slot: int, batch: BatchState) -> bool:
+        while batch.begun < batch.count and not batch.stopped:
+            batch.begun += 1
+            number = batch.first + batch.begun - 1
+            # An operator may have settled it before, or its outcome is reused.
+            if self._status_of_worker(number) == "pending":
+                template = self.plan.steps[slot]
+                name = worker_name(template.name, batch.begun)
+                self._give_out(number, template, name, step_uuid(self.state.task_id, name), 1)
+                return True
+        return False
+
+    def _status_of_worker(self, number: int) -> StepStatus:
+        """The status of a batch worker, which may be made in this turn."""
+        if number < len(self.state.steps):
+            return self.status_of(number)
+        return self._statuses.get(number, "pending")
+
+    def _put_up_with_failures_of(self, batch: BatchState) -> None:
+        """One that was the last to fail held the task up, until an operator made another one succeed."""
+        if not batch.failed or not (self.state.failed or self._newly_failed):
+            return
+        for worker in range(batch.first, batch.first + batch.count):
+            if worker in self._newly_failed:
+                self._newly_failed.remove(worker)
+                self._done += 1
+            elif (
+                self.status_of(worker) == "error"
+                and worker not in self._mended
+                and worker in self.state.failed
+            ):
+                self._mended.add(worker)
+                self._done += 1
 
     def _batch_failed(self, number: int, slot: int, *, tolerated: bool) -> None:
         batch = self.batch(slot)
@@ -344,11 +520,12 @@ class Turn:
             self._done += 1
         elif self.plan.batch_of(slot).failure_strategy == "fail_fast" and not batch.stopped:
             self._stop_batch(number, slot, batch)
-        self._go_on_with_batch(slot, batch)
+        self.go_on_with_batch(slot, batch)
 
     def _stop_batch(self, number: int, slot: int, batch: BatchState) -> None:
         cancelled = 0
         batch.stopped = True
+        batch.again.clear()
         for worker in range(batch.first, batch.first + batch.count):
             if self.status_of(worker) in NOT_RUNNING:
                 self.leave(worker, "cancelled")
@@ -372,7 +549,7 @@ class Turn:
         slot = step.made_from
         reason = self._final(number, spec, failure)
         if reason is None:
-            delay_ms, source = self._delay(spec, step.attempt, failure)
+            delay_ms, source = self._delay(spec, step.attempt - step.forgiven, failure)
             self.happened.append(
                 events.StepRetryScheduled(
                     step_name=name,
@@ -389,9 +566,10 @@ class Turn:
                     metadata=failure.metadata,
                 )
             )
+            self._announce_failure(number, RETRYABLE, failure)
             self.leave(number, "waiting_for_retry")
             self._waiting += 1
-            if delay_ms == 0:
+            if delay_ms == 0 and not self.held:
                 self.again(number, step.attempt + 1)
             return
         if step.compensates >= 0:
@@ -421,6 +599,7 @@ class Turn:
                 compensation_steps=failure.undo,
             )
         )
+        self._announce_failure(number, PERMANENT, failure)
         if slot >= 0:
             self._batch_failed(number, slot, tolerated=tolerated)
 
@@ -431,7 +610,7 @@ class Turn:
             return "permanent"
         if not spec.retry.retryable:
             return "not_retryable"
-        if step.attempt >= spec.retry.max_attempts:
+        if step.attempt - step.forgiven >= spec.retry.max_attempts:
             return "attempts_exhausted"
         if step.made_from >= 0 and self.batch(step.made_from).stopped:
             return "batch_stopped"
@@ -456,7 +635,7 @@ class Turn:
 
     def finish(self) -> list[events.Event]:
         """Begin what has become ready, end or block the task where nothing can go on; returns all events."""
-        while self._touched:
+        while self._touched and not self.held:
             ready = sorted(slot for slot in self._touched if self._is_met(slot))
             self._touched.clear()
             for slot in ready:
@@ -464,17 +643,15 @@ class Turn:
                 if status == "pending":
                     self._begin(slot)
                 elif status == "expanded":
-                    batch = self.batch(slot)
-                    # Of a fork the first workers may be done already.
-                    if batch.begun < batch.count:
-                        self._go_on_with_batch(slot, batch)
-        if self.state.phase in ("compensating", "blocked_by_failures"):
+                    self.go_on_with_batch(slot, self.batch(slot))
+        if self.phase in ("compensating", "blocked_by_failures"):
             return self.happened
         if self._active or self._waiting or self._suspended:
             return self.happened
-        failed = [*self.state.failed, *self._newly_failed]
+        failed = [number for number in self.state.failed if number not in self._mended] + self._newly_failed
         if failed:
-            self._stuck(failed)
+            if not self.held:
+                self._stuck(failed)
         elif self._done == self._existing:
             self.happened.append(task_completed(self.state, self._done, self.moment))
         return self.happened
@@ -514,7 +691,7 @@ class Turn:
         ]
 
     def _unreachable_count(self, failed: list[int]) -> int:
-        if self.plan.plain:
+        if self.plan.plain and not self.stepped_in:
             return self.plan.descendants_count(failed)
         # Nothing goes on any more: whatever may exist and has not begun waits for one that failed.
         return sum(self._has_not_begun(slot) for slot in range(len(self.plan.steps)))

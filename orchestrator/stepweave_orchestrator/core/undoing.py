@@ -91,9 +91,9 @@ class Undoing:
             by_handler.setdefault(spec.compensation.handler.callable, []).append(slot)
             batch = self._turn.batch_or_none(slot)
             if batch is not None:
-                # A placeholder has done nothing.
+                # A placeholder has done nothing; neither has a worker that an operator has settled.
                 done = bool(batch.succeeded) and not batch.is_no_op
-                if done and state.forked_from is not None:
+                if done and (state.forked_from is not None or self._turn.stepped_in):
                     workers = range(batch.first, batch.first + batch.count)
                     done = any(self._is_ours_to_undo(worker) for worker in workers)
             else:

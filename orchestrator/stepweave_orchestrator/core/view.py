@@ -10,6 +10,7 @@ from stepweave_schemas.api import ForkedFrom, StepSummary, TaskResponse
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.identity import derived_uuid
 
+from .allowed import shown_status
 from .children import REFUSALS
 from .plan import COMPENSATION_PREFIX, StepSpec
 from .state import ACTIVE, MET, StepState, TaskState
@@ -43,16 +44,18 @@ def step_summary(state: TaskState, number: int) -> StepSummary:
         task_uuid=state.task_id,
         named_step_uuid=derived_uuid("named_step", plan.ref.namespace, plan.ref.name, name),
         name=name,
-        current_state=_shown(step),
+        current_state=shown_status(step),
         dependencies_satisfied=satisfied,
-        retry_eligible=waiting and spec.retry.retryable and step.attempt < spec.retry.max_attempts,
+        retry_eligible=waiting
+        and spec.retry.retryable
+        and step.attempt - step.forgiven < spec.retry.max_attempts,
         ready_for_execution=satisfied and step.status == "enqueued",
         last_failure_at=_at(step.fault.at_ms) if step.fault else None,
         next_retry_at=_at(step.due_at_ms) if waiting else None,
         total_parents=total_parents,
         completed_parents=total_parents - unmet,
         attempts=step.attempt,
-        max_attempts=spec.retry.max_attempts,
+        max_attempts=step.forgiven + spec.retry.max_attempts,
         backoff_request_seconds=None if step.retry_delay_ms is None else step.retry_delay_ms / 1000,
         last_attempted_at=_at(step.started_at_ms or step.enqueued_at_ms),
         error_type=step.fault.error_type if step.fault else None,
@@ -85,16 +88,11 @@ def _undoing(state: TaskState, number: int, name: str) -> StepState | None:
     return None if made is None or state.steps[made].compensates != number else state.steps[made]
 
 
-def _shown(step: StepState) -> str:
-    """The step's state by its name in the contract."""
-    return "in_progress" if step.status == "waiting_for_child" else step.status
-
-
 def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
     """The whole task as callers see it."""
     plan = state.the_plan
     numbers = state.shown_steps()
-    counts: Counter[str] = Counter(_shown(state.steps[number]) for number in numbers)
+    counts: Counter[str] = Counter(shown_status(state.steps[number]) for number in numbers)
     total = len(numbers)
     status = state.status
     ready = counts["enqueued"]
@@ -168,8 +166,10 @@ def _execution(state: TaskState, ready: int) -> tuple[str, str | None]:
         return "blocked_by_failures", "handle_failures" if state.phase == "blocked_by_failures" else None
     if state.phase == "complete":
         return "all_complete", None
-    if state.phase == "cancelled":
+    if state.phase in ("cancelled", "resolved_manually"):
         return "all_complete", None
+    if _is_stuck(state):
+        return "blocked_by_failures", "handle_failures"
     if ready:
         return "has_ready_steps", "execute_ready_steps"
     if state.active_count or state.phase == "compensating":
@@ -177,9 +177,15 @@ def _execution(state: TaskState, ready: int) -> tuple[str, str | None]:
     return "waiting_for_dependencies", "wait_for_dependencies"
 
 
+def _is_stuck(state: TaskState) -> bool:
+    """Whether a paused task would be blocked at once if it were resumed."""
+    open_count = state.active_count + state.waiting_count + state.suspended_count
+    return state.phase == "paused" and bool(state.failed) and not open_count
+
+
 def _health(state: TaskState) -> str:
-    if state.phase in ("blocked_by_failures", "error"):
+    if state.phase in ("blocked_by_failures", "error") or _is_stuck(state):
         return "blocked"
     if state.waiting_count or any(step.fault and step.status in ACTIVE for step in state.steps):
         return "recovering"
-    return "healthy" if state.phase != "cancelled" else "unknown"
+    return "unknown" if state.phase in ("cancelled", "resolved_manually") else "healthy"

@@ -48,6 +48,7 @@ class ShardBatch:
     """The part of a batch that belongs to one shard."""
 
     __slots__ = (
+        "at_once",
         "endings",
         "from_hash",
         "from_position",
@@ -64,6 +65,8 @@ class ShardBatch:
         self.from_hash = shard.next_hash
         self.records: list[EventRecord] = []
         self.outgoing: list[Outgoing] = []
+        #: Subject and envelope of what is sent over core NATS besides, as soon as it is committed.
+        self.at_once: list[tuple[str, bytes]] = []
         self.touched: dict[str, Actor] = {}
         self.wakeups: dict[str, int | None] = {}
         self.endings: list[tuple[Work, Ending]] = []

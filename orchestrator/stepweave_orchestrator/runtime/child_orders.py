@@ -34,6 +34,7 @@ from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.gate import AnyGateOrder, GateOrder
 from stepweave_schemas.identity import content_digest, is_uuid
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
 from .gate_orders import FULL_SECONDS, GateFull, GateOrders
@@ -41,7 +42,7 @@ from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
 from .owner import OwnerLoop
-from .templates import TemplateCatalogue, violations_text
+from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,7 @@ class ChildOrders:
         tell_workers: Callable[[Actor], bytes],
         shard_of: Callable[[str], int],
         metrics: Metrics,
+        put_off: Callable[[], float | None],
     ) -> None:
         self._connection = connection
         self._messages = messages
@@ -81,6 +83,8 @@ class ChildOrders:
         self._shard_of = shard_of
         self._metrics = metrics
         self._gates = GateOrders(messages, self._perform, shard_of)
+        #: For how long no child is to be started, where too much is under way.
+        self._put_off = put_off
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -131,6 +135,9 @@ class ChildOrders:
     # -- starting --------------------------------------------------------------------------------
 
     async def _start(self, shard: int, order: StartChild) -> None:
+        seconds = self._put_off()
+        if seconds is not None:
+            raise _Later(seconds)
         try:
             created, plan = await self._created(order)
         except ApiError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,8 +20,10 @@ from stepweave_orchestrator.version import VERSION
 from stepweave_schemas import subjects
 from stepweave_schemas.events import Event, ShardAcquired, ShardReleased
 from stepweave_schemas.identity import shard_stream_id
+from stepweave_schemas.load import OrchestratorLoad
 
 from .actors import StreamActor, SystemState
+from .admission import GAUGES
 from .batch import Shard
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
@@ -28,6 +31,7 @@ from .consumer import CommandConsumer
 from .forks import Forks
 from .gate_kinds import CIRCUIT
 from .leases import Leases
+from .load_readings import LoadReadings
 from .loading import ActorLoader
 from .metrics import Metrics
 from .owner import OwnerLoop
@@ -84,6 +88,7 @@ class Orchestrator:
         self.projector = Projector(store, self.loader)
         self.publisher = Publisher(
             settings,
+            connection,
             self.messages,
             self.streams,
             self.metrics,
@@ -106,8 +111,15 @@ class Orchestrator:
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
         self.owner.publish_tail = self._publish_tail
         self.forks = Forks(store, self.templates, settings.limits())
+        self.load = LoadReadings(settings, connection, store, self.owner, self.publisher, self.projector)
         self.service = OwnerService(
-            settings, connection, self.owner, self.templates, self.forks, self.metrics, self.shard_count
+            connection,
+            self.owner,
+            self.templates,
+            self.forks,
+            self.metrics,
+            self.shard_count,
+            self.load.admission,
         )
         self.children = ChildOrders(
             connection,
@@ -117,6 +129,7 @@ class Orchestrator:
             self.service.tell_workers,
             self.loader.shard_of,
             self.metrics,
+            self.load.admission.own_work_waits,
         )
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
@@ -130,9 +143,11 @@ class Orchestrator:
             self.forks,
             self.router,
             self.streams,
+            self.load.admission,
             self._tell_template_changed,
         )
-        self.api = ApiService(connection, self.operations, self.metrics, VERSION)
+        self.api = ApiService(connection, self.operations, self.metrics, VERSION, self.tell_load)
+        self.load.requests_waiting = self.api.requests_waiting
         self.leases = Leases(
             settings,
             store,
@@ -167,9 +182,20 @@ class Orchestrator:
                 "commands_waiting": lambda: self.owner.waiting_count,
                 "publish_backlog_events": lambda: self.publisher.backlog_events,
                 "timers": lambda: len(self.timers),
+                "creates_admitted": lambda: self.load.admission.admitted_count,
+                "creates_refused": lambda: self.load.admission.refused_count,
+                "admission_gauges_closed": lambda: self.load.admission.closed_count,
+                **{f"load.{name}": partial(self._gauge, name) for name in GAUGES},
             }
         )
         log.info("orchestrator is up", owner=settings.owner, shards=sorted(self.owner.shards))
+
+    def _gauge(self, name: str) -> int:
+        return round(self.load.admission.reading(name))
+
+    def tell_load(self) -> OrchestratorLoad:
+        """What is under way here, and whether more is taken."""
+        return self.load.admission.load(self.settings.owner, self.metrics.snapshot())
 
     async def settle(self) -> None:
         """Wait until every shard that was acquired is taken over."""
@@ -201,6 +227,7 @@ class Orchestrator:
         self.timers.close()
         self.publisher.close()
         await self.children.close()
+        await self.load.close()
         for task in (*self._tasks, *self._taking_over.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._taking_over.values(), return_exceptions=True)

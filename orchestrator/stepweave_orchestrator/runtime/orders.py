@@ -40,6 +40,7 @@ REPORTING: Final = frozenset(
         events.TaskCompleted.TYPE,
         events.TaskFailed.TYPE,
         events.TaskCancelled.TYPE,
+        events.TaskResolvedManually.TYPE,
     }
 )
 

@@ -25,6 +25,9 @@ TEXT_CHARS_MAX: Final = 512
 #: The last moment that can be shown, and the longest duration: the end of the year 9999.
 MOMENT_MS_MAX: Final = 253_402_300_799_999
 
+#: The outcomes with which a handler may publish domain events.
+_Publishing = result.Success | result.Failure | result.Decided | result.Batches | result.Checkpointed
+
 #: More items than any step can count exactly in every language.
 ITEMS_PROCESSED_MAX: Final = 2**53 - 1
 _NAMES_RULE: Final = f"names of 1 to {TEXT_CHARS_MAX} characters without NUL, {result.NAMES_MAX} at most"
@@ -77,6 +80,9 @@ def _decoded(payload: bytes) -> list[result.AnyOutcome]:
 
 
 def _unmarked(outcome: result.AnyOutcome, mark: str) -> result.AnyOutcome:
+    if isinstance(outcome, _Publishing) and outcome.domain_events:
+        events = tuple(_unmarked_event(one, mark) for one in outcome.domain_events)
+        outcome = msgspec.structs.replace(outcome, domain_events=events)
     if isinstance(outcome, result.Success | result.Decided | result.Batches | result.Checkpointed):
         if mark.encode() in msgspec.json.encode(outcome):
             return not_storable(outcome, "the result has half a surrogate pair, which is no text")
@@ -90,8 +96,17 @@ def _unmarked(outcome: result.AnyOutcome, mark: str) -> result.AnyOutcome:
     return outcome
 
 
+def _unmarked_event(event: result.DomainEvent, mark: str) -> result.DomainEvent:
+    if mark.encode() not in msgspec.json.encode(event):
+        return event
+    name = event.name.replace(mark, "\ufffd")
+    return result.DomainEvent(name=name, problem="it has half a surrogate pair, which is no text")
+
+
 def _checked(outcome: result.AnyOutcome, address: subjects.ResultAddress) -> result.AnyOutcome:
     _check_try(outcome, address)
+    if getattr(outcome, "domain_events", ()):
+        outcome = msgspec.structs.replace(outcome, domain_events=_domain_events(outcome))  # type: ignore[arg-type]
     if isinstance(outcome, result.Success):
         return _success(outcome)
     if isinstance(outcome, result.Failure):
@@ -168,6 +183,37 @@ def _checkpoint(outcome: result.Checkpointed) -> result.AnyOutcome:
     except MessageError as error:
         return not_storable(outcome, f"the checkpoint is {error}")
     return outcome
+
+
+def _domain_events(outcome: _Publishing) -> tuple[result.DomainEvent, ...]:
+    """What a handler published, each within bounds or with what is wrong with it: never a fault of the outcome."""
+    kept: list[result.DomainEvent] = []
+    size_bytes = 0
+    for number, one in enumerate(outcome.domain_events):
+        problem = _cut(one.problem)
+        if number >= result.DOMAIN_EVENTS_MAX:
+            left = len(outcome.domain_events) - number
+            problem = f"{result.DOMAIN_EVENTS_MAX} events of one try at most: {left} are left out"
+            kept.append(result.DomainEvent(name=_event_name(one.name), problem=problem))
+            break
+        size_bytes += len(memoryview(one.payload))
+        if not problem and size_bytes > result.DOMAIN_EVENTS_BYTES_MAX:
+            problem = f"the payloads of one try have {result.DOMAIN_EVENTS_BYTES_MAX} bytes together at most"
+        if not problem:
+            try:
+                _check_json(one.payload)
+            except MessageError as error:
+                problem = f"the payload is {error}"
+        kept.append(
+            result.DomainEvent(name=_event_name(one.name), problem=problem)
+            if problem
+            else msgspec.structs.replace(one, name=_event_name(one.name))
+        )
+    return tuple(kept)
+
+
+def _event_name(name: str) -> str:
+    return name.replace("\x00", "\ufffd")[: result.DOMAIN_EVENT_NAME_CHARS_MAX]
 
 
 def _are_names(names: tuple[str, ...]) -> bool:

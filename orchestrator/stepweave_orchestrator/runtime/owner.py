@@ -38,16 +38,19 @@ from stepweave_orchestrator.core.template_stream import (
     decide_template,
     evolve_template,
 )
+from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import OUTCOME_TYPES
 from stepweave_schemas.events import (
     ChildCancelRequested,
     ChildRequested,
+    DomainPublished,
     Event,
     StepEnqueued,
     TaskCancelled,
     TaskCompleted,
     TaskCreated,
     TaskFailed,
+    TaskResolvedManually,
     TemplateRegistered,
 )
 from stepweave_schemas.mint import entropy, now_ms
@@ -76,7 +79,7 @@ STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task waits.
-_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled})
+_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled, TaskResolvedManually})
 _ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_PARENTS
 
 
@@ -117,6 +120,7 @@ class OwnerLoop:
         self._to_load: dict[str, int] = {}
         self._open = Batch()
         self._committing: Batch | None = None
+        self._committing_since = 0.0
         self._store_failures = 0
         #: What ended a task of the loop that must not end.
         self._fault: BaseException | None = None
@@ -165,6 +169,13 @@ class OwnerLoop:
     def waiting_count(self) -> int:
         """Commands that are not decided yet."""
         return len(self._inbox) + len(self._parked)
+
+    @property
+    def commit_seconds(self) -> float:
+        """How long the commit under way has taken so far, waiting for the store included; 0 where there is none."""
+        if self._committing is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._committing_since
 
     def submit(self, work: Work) -> None:
         """Take a command; its `finish` is called after the commit (or with why not)."""
@@ -226,6 +237,7 @@ class OwnerLoop:
                 self._evict()
                 if self._committing is None and self._open:
                     self._committing, self._open = self._open, Batch()
+                    self._committing_since = asyncio.get_running_loop().time()
                     self._spawn(self._commit(self._committing))
                     # What arrived meanwhile is decided while this commit is under way.
                     if self._inbox:
@@ -411,6 +423,8 @@ class OwnerLoop:
             signal = None
             if level == "all" or (level == "outcomes" and event.TYPE in OUTCOME_TYPES):
                 signal = actor.event_prefix + event.TYPE
+            if type(event) is DomainPublished:
+                signal = self._domain_event(actor, event, envelope, part, wanted=signal is not None)
             outgoing.append(Outgoing(position, envelope, signal, order, state.traceparent))
         if len(state.steps) >= actor.weight:
             self.actors.reweigh(actor)
@@ -418,6 +432,16 @@ class OwnerLoop:
         if wake_at_ms != actor.saved_wake_ms:
             actor.saved_wake_ms = wake_at_ms
             part.wakeups[state.task_id] = wake_at_ms
+
+    def _domain_event(
+        self, actor: TaskActor, event: DomainPublished, envelope: bytes, part: ShardBatch, *, wanted: bool
+    ) -> str | None:
+        """The subject of a domain event on the signal feed; what is sent at once besides is noted."""
+        subject = actor.event_prefix + subjects.domain_event(event.name)
+        state = actor.state
+        if state.the_plan.is_fast(state.slot_of(state.number_of(event.step_name)), event.name):
+            part.at_once.append((subjects.at_once(subject), envelope))
+        return subject if wanted else None
 
     def _record_stream(
         self,
@@ -516,6 +540,8 @@ class OwnerLoop:
                     continue
                 shard.committed_position = part.records[-1].position
                 shard.committed_hash = part.records[-1].hash
+                if part.at_once:
+                    self._publisher.send_at_once(number, part.at_once)
                 self._publisher.publish(number, part.outgoing)
                 self._projector.changed(number, shard.committed_position, part.touched)
             for stream_id, wake_at_ms in part.wakeups.items():

@@ -94,6 +94,8 @@ class Projector:
         self._store = store
         self._loader = loader
         self._behind: dict[int, _Behind] = {}
+        #: Streams of the write under way whose rows are not in the store yet.
+        self._unwritten = 0
         self._kick = asyncio.Event()
         #: Held while rows are written: they are not behind any more then, and not in the store yet.
         self._writing = asyncio.Lock()
@@ -109,6 +111,11 @@ class Projector:
         for stream_id in stream_ids:
             behind.stream_ids[stream_id] = None
         self._kick.set()
+
+    @property
+    def behind_count(self) -> int:
+        """Changed streams whose rows are not written yet; those being written count until they are."""
+        return self._unwritten + sum(len(behind.stream_ids) for behind in self._behind.values())
 
     def drop_shard(self, shard: int) -> None:
         """The next owner writes the rest."""
@@ -137,6 +144,7 @@ class Projector:
         if behind is None:
             return
         stream_ids = list(behind.stream_ids)
+        self._unwritten = len(stream_ids)
         try:
             for start in range(0, max(len(stream_ids), 1), ROWS_MAX):
                 some = stream_ids[start : start + ROWS_MAX]
@@ -149,9 +157,12 @@ class Projector:
                 await self._store.project(
                     shard=shard, position=position, tasks=tasks, templates=templates, streams=streams
                 )
+                self._unwritten = len(stream_ids) - start - len(some)
         except StoreUnavailable:
             self.changed(shard, behind.position, stream_ids)
             raise
+        finally:
+            self._unwritten = 0
 
     async def _rows(
         self, shard: int, stream_ids: list[str]

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from stepweave.messaging import JetStreamPublisher, MessagingError, PayloadTooLarge
+from stepweave.messaging import Connection, JetStreamPublisher, MessagingError, PayloadTooLarge
 from stepweave.messaging import Outgoing as Message
 from stepweave_schemas import subjects
 
@@ -41,13 +41,14 @@ _OPEN, _CLOSE = b"[", b"]"
 class _Lane:
     """What one shard has to publish."""
 
-    __slots__ = ("backlog", "dispatching", "published", "retrying", "task", "waiting")
+    __slots__ = ("backlog", "dispatching", "published", "sending", "task", "waiting")
 
     def __init__(self, published: int) -> None:
         self.waiting: deque[Outgoing] = deque()
-        #: Dispatches without an acknowledgement; `retrying` are those that failed at first.
-        self.dispatching: set[asyncio.Future[Any]] = set()
-        self.retrying: set[asyncio.Future[Any]] = set()
+        #: Dispatches without an acknowledgement: each becomes done when all that were ordered together are out.
+        self.dispatching: set[asyncio.Future[None]] = set()
+        #: What works on them.
+        self.sending: set[asyncio.Future[Any]] = set()
         self.published = published
         #: Events taken and not acknowledged.
         self.backlog = 0
@@ -60,6 +61,7 @@ class Publisher:
     def __init__(
         self,
         settings: Settings,
+        connection: Connection,
         messages: JetStreamPublisher,
         streams: Streams,
         metrics: Metrics,
@@ -68,6 +70,7 @@ class Publisher:
         on_fault: Callable[[int], None],
     ) -> None:
         self._settings = settings
+        self._connection = connection
         self._messages = messages
         self._streams = streams
         self._metrics = metrics
@@ -93,7 +96,7 @@ class Publisher:
             lane.waiting.clear()
             if lane.task is not None:
                 lane.task.cancel()
-            for future in (*lane.dispatching, *lane.retrying):
+            for future in (*lane.sending, *lane.dispatching):
                 future.cancel()
 
     def published(self) -> dict[int, int]:
@@ -115,6 +118,16 @@ class Publisher:
         if lane.task is None:
             lane.task = asyncio.ensure_future(self._fly(shard, lane))
 
+    def send_at_once(self, shard: int, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send committed events to whoever listens now, over core NATS: at most once, without waiting for anything."""
+        if shard not in self._lanes or not self._may_publish(shard):
+            return
+        for subject, envelope in messages:
+            try:
+                self._connection.send(subject, envelope)
+            except PayloadTooLarge as error:
+                log.warning("an event cannot be sent at once", subject=subject, error=str(error))
+
     def dispatch_again(self, shard: int, orders: Sequence[Order]) -> None:
         """Publish orders of an earlier owner once more; JetStream drops those that it knows."""
         lane = self._lanes.get(shard)
@@ -131,10 +144,8 @@ class Publisher:
         """Wait until everything taken for a shard is out; `False` where that takes too long."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                while (lane := self._lanes.get(shard)) is not None and (
-                    lane.backlog or lane.dispatching or lane.retrying
-                ):
-                    waits = [*lane.dispatching, *lane.retrying]
+                while (lane := self._lanes.get(shard)) is not None and (lane.backlog or lane.dispatching):
+                    waits: list[asyncio.Future[None]] = [*lane.dispatching]
                     if lane.task is not None:
                         waits.append(lane.task)
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -151,37 +162,50 @@ class Publisher:
 
     def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> None:
         self._metrics.dispatched(len(orders))
+        out: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.dispatching.add(out)
+        out.add_done_callback(lane.dispatching.discard)
         known = all(
             not order.queue or self._streams.has_queue(order.namespace, order.queue) for order in orders
         )
         if not known or self._messages.full or not self._may_publish(shard):
             # A queue that nobody has used yet, a long backlog, a lease in doubt: off the hot path.
-            self._retry(shard, lane, orders)
+            self._retry(shard, lane, orders, out)
             return
         try:
             future = self._messages.publish_all(_order_messages(orders))
         except MessagingError as error:
             log.warning("dispatching again", error=str(error), count=len(orders))
-            self._retry(shard, lane, orders)
+            self._retry(shard, lane, orders, out)
             return
-        lane.dispatching.add(future)
+        lane.sending.add(future)
 
         def done(finished: asyncio.Future[Any]) -> None:
-            lane.dispatching.discard(finished)
-            if not finished.cancelled() and finished.exception() is not None:
+            lane.sending.discard(finished)
+            if finished.cancelled():
+                out.cancel()
+            elif finished.exception() is not None:
                 log.warning("dispatching again", error=str(finished.exception()), count=len(orders))
-                self._retry(shard, lane, orders)
+                self._retry(shard, lane, orders, out)
+            elif not out.done():
+                out.set_result(None)
 
         future.add_done_callback(done)
 
-    def _retry(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> None:
-        if self._lanes.get(shard) is lane:
-            task = asyncio.ensure_future(self._dispatch_later(shard, orders))
-            lane.retrying.add(task)
-            task.add_done_callback(partial(self._retried, shard, lane))
+    def _retry(self, shard: int, lane: _Lane, orders: Sequence[Order], out: asyncio.Future[None]) -> None:
+        if self._lanes.get(shard) is not lane:
+            out.cancel()
+            return
+        task = asyncio.ensure_future(self._dispatch_later(shard, orders))
+        lane.sending.add(task)
+        task.add_done_callback(partial(self._retried, shard, lane, out))
 
-    def _retried(self, shard: int, lane: _Lane, task: asyncio.Future[None]) -> None:
-        lane.retrying.discard(task)
+    def _retried(
+        self, shard: int, lane: _Lane, out: asyncio.Future[None], task: asyncio.Future[None]
+    ) -> None:
+        lane.sending.discard(task)
+        if not out.done():
+            out.set_result(None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("dispatching failed", shard=shard, exc_info=error)
             self._on_fault(shard)
@@ -216,10 +240,12 @@ class Publisher:
         try:
             while lane.waiting:
                 events = [lane.waiting.popleft() for _ in range(min(len(lane.waiting), FLIGHT_EVENTS_MAX))]
+                # What is dispatched from now on belongs to later flights: under load there is always some more.
+                dispatching = [*lane.dispatching]
                 messages = self._pack(shard, events)
                 await self._deliver(shard, messages)
-                while lane.dispatching or lane.retrying:
-                    await asyncio.wait((*lane.dispatching, *lane.retrying))
+                if dispatching:
+                    await asyncio.wait(dispatching)
                 lane.published = events[-1].position
                 lane.backlog -= len(events)
                 self.backlog_events -= len(events)
@@ -281,13 +307,13 @@ def _log_message(subject: str, shard: int, first: int, pack: list[bytes]) -> Mes
 
 def _cloud_event(event: Outgoing) -> dict[str, str]:
     """CloudEvents 1.0 attributes (binary mode); the envelope is the data, with everything else in it."""
-    subject = event.signal_subject or ""
-    prefix, _, verb = subject.rpartition(".")
-    prefix, _, entity = prefix.rpartition(".")
+    # sw.evt.<namespace>.<template>.<task_id>, and the type, or domain.<name>.
+    *first, event_type = (event.signal_subject or "").split(".", 5)
+    prefix = ".".join(first)
     headers = {
         "ce-specversion": "1.0",
         "ce-id": f"{event.position}",
-        "ce-type": f"{entity}.{verb}",
+        "ce-type": event_type,
         "ce-source": f"stepweave/{prefix}",
     }
     if event.traceparent is not None:

@@ -7,7 +7,8 @@ where that is another process. The owner answers after the commit.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections import Counter
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -25,24 +26,27 @@ from stepweave_orchestrator.core.commands import (
 from stepweave_orchestrator.core.dispatching import all_result_numbers
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
 from stepweave_orchestrator.core.gates.view import gate_reply
+from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand
+from stepweave_orchestrator.core.operators import step_number
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
-from stepweave_orchestrator.core.view import task_response
+from stepweave_orchestrator.core.view import step_summary, task_response
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
 from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
+from .admission import Admission
 from .forks import Forking, Forks, fork_reply
 from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
-from .settings import Settings
-from .templates import TemplateCatalogue, violations_text
+from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
@@ -52,8 +56,9 @@ REQUEST_SECONDS_MAX = 10.0
 OWNER_RETRY_SECONDS = 0.1
 #: How long the server may take to say that nothing more comes for a shard that is given up.
 CLOSE_SECONDS_MAX = 2.0
-#: Requests from other orchestrators under way at the same time.
+#: Requests from other orchestrators under way at the same time; of these so many are kept free of creates.
 CONCURRENT_REQUESTS_MAX = 5_000
+NOT_CREATES_MIN = 1_000
 #: Of what is wrong with a malformed request this much is told.
 ERROR_CHARS_MAX = 2_000
 
@@ -89,6 +94,12 @@ class Cancel(_OwnerRequest, frozen=True, kw_only=True, tag="cancel"):
 
     reason: str
     cancelled_by: str
+
+
+class Operate(_OwnerRequest, frozen=True, kw_only=True, tag="operate"):
+    """An operator's action on a task or a step. Answer: `api.TaskResponse`; of a step `api.UpdateStepReply`."""
+
+    command: AnyOperatorCommand
 
 
 class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
@@ -149,6 +160,7 @@ OwnerRequest = (
     | Fork
     | Get
     | Cancel
+    | Operate
     | Signal
     | Results
     | Register
@@ -163,6 +175,8 @@ TASK_BYTES_MAX = 900 * 1024
 ANSWER_BYTES_MAX = 960 * 1024
 _ERROR_PREFIX = b'{"error":'
 _NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
+#: How the requests begin that make something new.
+_CREATES = (b'{"op":"create', b'{"op":"fork"')
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
 
@@ -171,15 +185,15 @@ class OwnerService:
 
     def __init__(
         self,
-        settings: Settings,
         connection: Connection,
         owner: OwnerLoop,
         templates: TemplateCatalogue,
         forks: Forks,
         metrics: Metrics,
         shard_count: int,
+        admission: Admission,
     ) -> None:
-        self._settings = settings
+        self._admission = admission
         self._connection = connection
         self._shard_count = shard_count
         self._owner = owner
@@ -208,8 +222,9 @@ class OwnerService:
         if not message.reply:
             log.warning("a request of nobody was dropped", shard=shard, size_bytes=len(message.data))
             return
-        if len(self._tasks) >= CONCURRENT_REQUESTS_MAX:
-            self._connection.send(message.reply, encode(_backpressure().body()))
+        free = CONCURRENT_REQUESTS_MAX - len(self._tasks)
+        if free <= (NOT_CREATES_MIN if message.data.startswith(_CREATES) else 0):
+            self._connection.send(message.reply, encode(too_many_requests().body()))
             return
         task = asyncio.ensure_future(self._answer(shard, message))
         self._tasks.add(task)
@@ -217,7 +232,7 @@ class OwnerService:
 
     async def _answer(self, shard: int, message: Msg) -> None:
         try:
-            answer = await self.handle(shard, self._read(shard, message.data))
+            answer = await self._take(shard, self._read(shard, message.data))
             if len(answer) > self._connection.max_payload_bytes:
                 raise ApiError(
                     "INTERNAL_ERROR", f"the answer has {len(answer)} bytes, more than NATS carries here"
@@ -244,10 +259,24 @@ class OwnerService:
                 raise ApiError("BAD_REQUEST", f"{stream_id[:100]!r} is no stream of shard {shard}")
         return request
 
+    async def _take(self, shard: int, request: OwnerRequest) -> bytes:
+        """A request of another orchestrator, whose door knows nothing of the load here: creates pass ours too."""
+        creates: tuple[Create | Fork, ...] = (request,) if isinstance(request, Create | Fork) else ()
+        if isinstance(request, CreateSeveral):
+            creates = request.tasks
+        counts = Counter(create.created.template.namespace for create in creates)
+        with ExitStack() as taken:
+            for namespace, count in counts.items():
+                taken.enter_context(self._admission.taken(namespace, count))
+            return await self.handle(shard, request)
+
     async def handle(self, shard: int, request: OwnerRequest) -> bytes:
         """Carry a request out; returns the answer's JSON. Raises `ApiError` or `ShardMoved`."""
         try:
             async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                if isinstance(request, Create | CreateSeveral):
+                    with self._admission.deciding():
+                        return await self._handle(shard, request)
                 return await self._handle(shard, request)
         except TimeoutError:
             raise ApiError(
@@ -271,6 +300,8 @@ class OwnerService:
                 )
             case Cancel():
                 return await self._cancel(shard, request)
+            case Operate():
+                return await self._operate(shard, request)
             case Signal():
                 return await self._signal(shard, request)
             case Register():
@@ -370,14 +401,38 @@ class OwnerService:
             await self._query(shard, request.stream_id, self.tell_workers)
         return await self._query(shard, request.stream_id, _answer_task)
 
+    async def _operate(self, shard: int, request: Operate) -> bytes:
+        command = request.command
+        ending = await self._perform(
+            Work(
+                stream_id=request.stream_id,
+                shard=shard,
+                command=command,
+                causation_id=f"operator:{command.request_id}",
+                actor_name=f"api:{command.by}" if command.by else "api",
+                finish=_unset,
+            )
+        )
+        try:
+            done = _done(ending, request.stream_id)
+        except ApiError as error:
+            if isinstance(command, StepCommand):
+                error.details["step"] = command.step
+            raise
+        if done.changed:
+            await self._query(shard, request.stream_id, self.tell_workers)
+        if isinstance(command, StepCommand):
+            return await self._query(
+                shard, request.stream_id, lambda actor: _answer_step(actor, command.step)
+            )
+        return await self._query(shard, request.stream_id, _answer_task)
+
     def tell_workers(self, actor: Actor) -> bytes:
-        """Running handlers hear of the cancellation at once, where they listen."""
+        """Running handlers hear at once, where they listen, that somebody has ended their tries."""
         assert isinstance(actor, TaskActor)
         state = actor.state
         running = [
-            step.uuid
-            for step in state.steps
-            if step.status == "cancelled" and step.settled_by == "cancel" and step.attempt
+            step.uuid for step in state.steps if step.settled_by in ("cancel", "operator") and step.attempt
         ]
         if running:
             notice = {"task_id": state.task_id, "step_uuids": running[:1_000]}
@@ -490,8 +545,7 @@ class OwnerService:
         return ending
 
     def _submit(self, work: Work) -> asyncio.Future[Ending]:
-        if self._owner.waiting_count >= self._settings.inbox_works_max:
-            raise _backpressure()
+        # Never refused here: creates have passed the door, and the others are bounded by the requests under way.
         self._metrics.requests += 1
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         work.finish = into_future(future)
@@ -573,9 +627,13 @@ def _unset(_ending: Any) -> None:
     """Stands in until `_perform` sets the real one."""
 
 
-def _backpressure() -> ApiError:
+def too_many_requests() -> ApiError:
+    """More requests are under way than a process takes."""
     return ApiError(
-        "BACKPRESSURE", "too many requests are waiting; nothing was done", retry_after_seconds=1.0
+        "BACKPRESSURE",
+        "nothing was done, try again in 1 s: too many requests are under way",
+        retry_after_seconds=1.0,
+        reason="requests_under_way",
     )
 
 
@@ -585,7 +643,14 @@ def _done(ending: Ending, stream_id: str) -> Done:
     if isinstance(ending, Rejection):
         if ending.code == "NOT_FOUND":
             raise ApiError("NOT_FOUND", f"there is no task {stream_id}", task_id=stream_id)
-        raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
+        if ending.code == "UNKNOWN_STEP":
+            raise ApiError("NOT_FOUND", ending.reason, task_id=stream_id)
+        if ending.allowed_actions is None:
+            raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
+        allowed = list(ending.allowed_actions)
+        raise ApiError(
+            "CONFLICT", ending.reason, task_id=stream_id, state=ending.status, allowed_actions=allowed
+        )
     if isinstance(ending, Unstorable):
         raise ApiError(
             "VALIDATION_FAILED", "the event store does not take this; the orchestrator's log has the reason"
@@ -616,6 +681,18 @@ def _answer_fork(actor: Actor, forking: Forking | None, task: bytes, replayed: b
     if len(task) + len(rest) > ANSWER_BYTES_MAX:
         task = encode(task_response(actor.state, with_steps=False))
     return b'{"task":%b%b' % (task, rest)
+
+
+def _answer_step(actor: Actor, step: str) -> bytes:
+    """A step, and its task without the steps."""
+    if not isinstance(actor, TaskActor):
+        return _NOT_A_TASK
+    state = actor.state
+    return encode(
+        api.UpdateStepReply(
+            task=task_response(state, with_steps=False), step=step_summary(state, step_number(state, step))
+        )
+    )
 
 
 def _answer_signal_step(actor: Actor, signal: str) -> bytes:

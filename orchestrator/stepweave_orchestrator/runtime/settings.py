@@ -14,6 +14,25 @@ from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
 SignalLevel = Literal["all", "outcomes", "none"]
 
 
+_ADMISSION = (
+    "inbox_works_max",
+    "creates_under_way_max",
+    "requests_waiting_max",
+    "round_trip_ms_max",
+    "create_age_ms_max",
+    "commit_ms_max",
+    "projections_behind_max",
+    "results_waiting_max",
+    "namespace_backlog_steps_max",
+    "namespace_backlog_bytes_max",
+    "memory_bytes_max",
+    "jetstream_bytes_max",
+    "database_bytes_max",
+    "admission_resume_percent",
+    "retry_after_seconds_max",
+)
+
+
 class SettingsError(ValueError):
     """A setting has no usable value; the text names it and says what is expected."""
 
@@ -32,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: One commit: events and bytes of payload at most.
     batch_events_max: int = 2_000
     batch_bytes_max: int = 4 * 1024 * 1024
-    #: Commands waiting to be decided; beyond it requests are refused with BACKPRESSURE.
+    #: Commands waiting to be decided; beyond it creates are refused with BACKPRESSURE.
     inbox_works_max: int = 20_000
     #: Live actors kept in memory, and their steps in all.
     actors_max: int = 20_000
@@ -67,6 +86,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: How many steps of a namespace may begin each second, over all orchestrators, which must agree on it; JSON, such
     #: as `{"payments": 50}`. The burst is one second's worth.
     rates_by_namespace: dict[str, float] = {}
+    #: Creates are refused with BACKPRESSURE beyond each of these, and taken again below `admission_resume_percent` of
+    #: it: creates that are not answered yet,
+    creates_under_way_max: int = 3_000
+    #: requests that nobody has looked at,
+    requests_waiting_max: int = 4_000
+    #: how long NATS takes to answer, which is how long requests wait on the way into the process,
+    round_trip_ms_max: int = 1_000
+    #: the age of the oldest create that is being decided and committed,
+    create_age_ms_max: int = 2_000
+    #: how long one commit takes,
+    commit_ms_max: int = 5_000
+    #: tasks that have changed since their rows in the lists were written (rows of tasks that have left memory cost much
+    #: more, so this is well below `actors_max`),
+    projections_behind_max: int = 10_000
+    #: messages of workers that wait to be taken, of all shards,
+    results_waiting_max: int = 100_000
+    #: steps of one namespace that wait for its workers, run, or are held before a gate; and the dispatches' bytes,
+    namespace_backlog_steps_max: int = 250_000
+    namespace_backlog_bytes_max: int = 1024 * 1024 * 1024
+    #: resident memory of the orchestrator; without a value 80 % of its container's, else half of the machine's,
+    memory_bytes_max: int | None = None
+    #: what JetStream stores, feeds included (and 90 % of its account's limit, where that has one),
+    jetstream_bytes_max: int = 16 * 1024 * 1024 * 1024
+    #: the size of the database (the room left on its disk cannot be asked for).
+    database_bytes_max: int | None = None
+    admission_resume_percent: int = 75
+    #: The longest `retry_after_seconds` that a refused create is told.
+    retry_after_seconds_max: float = 30.0
     #: Overrides of this environment's templates (`environments`).
     environment: str | None = None
 
@@ -80,9 +127,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"rates_by_namespace: {namespace}: expected 0.001..1000000 steps each second"
                 )
-        for name, value in self.limits()._asdict().items():
-            if value < 1:
+        for name, value in (*self.limits()._asdict().items(), *self._admission().items()):
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1")
+        if self.admission_resume_percent > 100:
+            raise ValueError("admission_resume_percent: expected 1..100")
+        resume_bytes = self.jetstream_bytes_max * self.admission_resume_percent // 100
+        if resume_bytes <= 2 * self.feed_bytes_max:
+            # The feeds stay full: what was refused once would be refused for ever.
+            raise ValueError(
+                f"jetstream_bytes_max: {self.admission_resume_percent} % of it are {resume_bytes} bytes, and both "
+                f"feeds may have {2 * self.feed_bytes_max}; expected more, or a smaller feed_bytes_max"
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: object) -> Settings:
@@ -121,6 +177,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             signals_kept_max=self.signals_kept_max,
             signals_kept_bytes_max=self.signals_kept_bytes_max,
         )
+
+    def _admission(self) -> dict[str, float | None]:
+        """The settings of the door by name."""
+        return {name: getattr(self, name) for name in _ADMISSION}
 
     def signal_level(self, namespace: str) -> SignalLevel:
         """Which events of the namespace go out on the signal feed."""

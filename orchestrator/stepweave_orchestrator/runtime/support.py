@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
@@ -22,14 +22,8 @@ _BOUNDED = (
     ("wait_for_signal.default", "it becomes the step's result, which has", RESULT_BYTES_MAX),
     ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
 )
-_STEP_KEYS = {
-    "publishes_events": "domain events of handlers",
-    "result_schema": "checked results",
-}
-#: Kept with the step, and without effect in this version.
-_INERT_STEP_KEYS = ("skippable",)
+_STEP_KEYS: dict[str, str] = {}
 _TASK_KEYS = {
-    "domain_events": "domain events",
     "lifecycle": "lifecycle thresholds",
 }
 
@@ -46,13 +40,6 @@ def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
         problems.extend(
             _problem(f"steps[{number}].{key}", f"{what} are not run by this version", source)
             for key, what in _STEP_KEYS.items()
-            if key in step
-        )
-        problems.extend(
-            _problem(
-                f"steps[{number}].{key}", f"{key} has no effect in this version", source, severity="warning"
-            )
-            for key in _INERT_STEP_KEYS
             if key in step
         )
     return tuple(problems)
@@ -97,15 +84,13 @@ def _bad(path: str, message: str, hint: str, source: str) -> Problem:
     )
 
 
-def _problem(
-    path: str, message: str, source: str, *, severity: Literal["error", "warning"] = "error"
-) -> Problem:
+def _problem(path: str, message: str, source: str) -> Problem:
     return Problem(
         code="NOT_SUPPORTED",
         message=message,
         path=path,
         line=None,
-        severity=severity,
+        severity="error",
         hint="take it out, or use a version of Stepweave that runs it",
         source=source,
     )

@@ -18,7 +18,7 @@ from stepweave_orchestrator.core.state import ACTIVE
 from stepweave_schemas import subjects
 from stepweave_schemas.catalogue import OUTCOME_TYPES
 from stepweave_schemas.codec import decode_event
-from stepweave_schemas.events import ChildCancelRequested, ChildRequested, Event, TaskCreated
+from stepweave_schemas.events import ChildCancelRequested, ChildRequested, DomainPublished, Event, TaskCreated
 from stepweave_schemas.mint import now_ms
 
 from . import stream_kinds
@@ -40,7 +40,7 @@ FLUSH_SECONDS = 5.0
 #: Tasks whose subject prefix is remembered while a tail is published.
 PREFIXES_MAX = 200_000
 _SAID_TO_PARENTS = (REPORTING | {TaskCreated.TYPE}) - {ChildCancelRequested.TYPE}
-_ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled"})
+_ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled", "task.resolved_manually"})
 
 
 class _Address(NamedTuple):
@@ -262,8 +262,17 @@ class TakeOver:
             namespace = subjects.untoken(address.prefix.split(".")[2])
             level = "outcomes" if namespace == SYSTEM_NAMESPACE else self._settings.signal_level(namespace)
             if level == "all" or (level == "outcomes" and record.type in OUTCOME_TYPES):
-                signal = address.prefix + record.type
+                signal = address.prefix + _ending_of(record)
         if record.type in _ENDINGS:
             prefixes.pop(record.task_id, None)
         traceparent = None if address is None else address.traceparent
         return Outgoing(record.position, canonical_bytes(record), signal, None, traceparent)
+
+
+def _ending_of(record: EventRecord) -> str:
+    """How the subject of an event ends on the signal feed."""
+    if record.type != DomainPublished.TYPE:
+        return record.type
+    event = decode_event(record.data)
+    assert isinstance(event, DomainPublished)
+    return subjects.domain_event(event.name)

@@ -6,11 +6,11 @@ so (`sw.sys.template_changed`), and a template that is not found is always looke
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-import jsonschema_rs
 import msgspec
 
 from stepweave_eventstore.store import EventStore
@@ -21,21 +21,16 @@ from stepweave_schemas.codec import decode_event
 from stepweave_schemas.events import TemplateRef, TemplateRegistered
 from stepweave_schemas.identity import template_stream_id
 from stepweave_schemas.template import highest_version
+from stepweave_schemas.template.value_checks import ValueChecks
+
+# Templates have schemas: an orchestrator without the library must not begin.
+importlib.import_module("jsonschema_rs")
 
 #: Templates and compiled versions kept in memory.
 TEMPLATES_MAX = 2_000
 VERSIONS_MAX = 2_000
-#: Violations of a schema that one answer lists.
-VIOLATIONS_MAX = 50
 #: Versions that a message names.
 VERSIONS_LISTED_MAX = 20
-#: Longest pointer and longest message of a violation, in characters.
-VIOLATION_CHARS_MAX = 500
-
-
-def _refuse(uri: str) -> Any:
-    """No schema is ever fetched from anywhere."""
-    raise ValueError(f"references to other documents are not followed: {uri}")
 
 
 def _listed(versions: Iterable[str]) -> str:
@@ -44,55 +39,24 @@ def _listed(versions: Iterable[str]) -> str:
     return ("…, " if len(names) > VERSIONS_LISTED_MAX else "") + ", ".join(names[-VERSIONS_LISTED_MAX:])
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= VIOLATION_CHARS_MAX else text[: VIOLATION_CHARS_MAX - 1] + "…"
-
-
-def violations_text(violations: list[dict[str, str]]) -> str:
-    """The first few violations in one sentence."""
-    return "; ".join(f"{each['pointer'] or '/'}: {each['message']}" for each in violations[:5])
-
-
 class Version:
     """One template version, compiled."""
 
     def __init__(self, ref: TemplateRef, content: str) -> None:
         self.content = content
         self.canonical: dict[str, Any] = msgspec.json.decode(content)
-        self.plan: Plan = compile_plan(content, ref.hash)
+        self._checks = ValueChecks(self.canonical)
+        self.plan: Plan = compile_plan(content, ref.hash, self._checks)
         self.identity_strategy: str = self.canonical.get("identity_strategy") or "always_unique"
         self.queues: frozenset[str] = frozenset(step.queue for step in self.plan.steps)
-        schema = self.canonical.get("input_schema")
-        self._validator = None if schema is None else jsonschema_rs.validator_for(schema, retriever=_refuse)
-        #: For each step that waits for a signal what its payload has to fit.
-        self._payloads: dict[str, Any] = {}
-        for step in self.canonical["steps"]:
-            signal = step.get("wait_for_signal")
-            if signal is not None and "payload_schema" in signal:
-                validator = jsonschema_rs.validator_for(signal["payload_schema"], retriever=_refuse)
-                self._payloads[step["name"]] = validator
 
     def violations(self, context: Any) -> list[dict[str, str]]:
         """What of the context does not fit `input_schema`: JSON pointer and message of each violation."""
-        return [] if self._validator is None else _violations(self._validator, context)
+        return self._checks.of_context(context)
 
     def signal_violations(self, step_name: str, payload: Any) -> list[dict[str, str]]:
-        """What of a signal's payload does not fit the `payload_schema` of the step that it is for."""
-        validator = self._payloads.get(step_name)
-        return [] if validator is None else _violations(validator, payload)
-
-
-def _violations(validator: Any, value: Any) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = []
-    for error in validator.iter_errors(value):
-        pointer = "".join(
-            f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in error.instance_path
-        )
-        # The message quotes the value, whatever its size.
-        found.append({"pointer": _cut(pointer), "message": _cut(error.message)})
-        if len(found) >= VIOLATIONS_MAX:
-            break
-    return found
+        """What of a signal's payload does not fit the schemas of the step that it is for."""
+        return self._checks.of_signal(step_name, payload)
 
 
 class TemplateCatalogue:

@@ -109,6 +109,7 @@ SIGNAL: Final = Shape(
     "wait_for_signal",
     _keys("name", "timeout_seconds", "default") | {"payload_schema": Key(("payload_schema",), Form.SCHEMA)},
 )
+SIGNAL_OVERRIDE: Final = Shape("wait_for_signal", _keys("timeout_seconds"))
 CHILD_TASK: Final = Shape(
     "child_task",
     _keys("name", "namespace", "context", "parent_close") | _keys("version", form=Form.VERSION),
@@ -116,9 +117,13 @@ CHILD_TASK: Final = Shape(
 _EVENT_KEYS: Final = _keys("name", "description") | {
     "payload_schema": Key(("payload_schema",), Form.SCHEMA),
     "schema": Key(("payload_schema",), Form.SCHEMA),
+    "delivery": Key(("delivery",)),
+    "delivery_mode": Key(("delivery",)),
 }
 DOMAIN_EVENT: Final = Shape("domain event", _EVENT_KEYS, shorthand="name")
-PUBLISHED_EVENT: Final = Shape("published event", _EVENT_KEYS | _keys("condition"), shorthand="name")
+PUBLISHED_EVENT: Final = Shape(
+    "published event", _EVENT_KEYS | _keys("condition", "payload"), shorthand="name"
+)
 LIFECYCLE: Final = Shape(
     "lifecycle",
     _keys(
@@ -182,7 +187,10 @@ STEP: Final = Shape(
     ),
 )
 STEP_OVERRIDE: Final = Shape(
-    "step of an environment", _keys("name") | _CHANGEABLE | _shapes(batch_config=BATCH_OVERRIDE)
+    "step of an environment",
+    _keys("name")
+    | _CHANGEABLE
+    | _shapes(batch_config=BATCH_OVERRIDE, compensation=COMPENSATION, wait_for_signal=SIGNAL_OVERRIDE),
 )
 ENVIRONMENT: Final = Shape(
     "environment",

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from stepweave_schemas.subjects import EVENT_NAME_PATTERN
+
 from .model import KEY_PATH_PATTERN, NAME_PATTERN
 from .problems import did_you_mean, excerpt
 from .reading import Location, Reading
@@ -14,6 +16,7 @@ from .versions import VERSION_PATTERN
 
 _PATTERNS: Final = {
     NAME_PATTERN: "a name: letters, digits, `_`, `-` and `.`, the first a letter, digit or `_`",
+    EVENT_NAME_PATTERN: "the name of an event: words of letters, digits, `_` and `-`, joined by dots, as in `order.paid`",
     KEY_PATH_PATTERN: "keys joined by dots, as in `customer.id`",
     VERSION_PATTERN: "a semantic version such as 1.2.0",
 }

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from .findings import note_model_errors
 from .model import TaskTemplate
-from .problems import Problem, ProblemList, TemplateError
+from .problems import Problem, ProblemList, TemplateError, did_you_mean, excerpt
 from .reading import Reading
 from .rules import complete_handlers, note_broken_rules
 from .schema_check import note_bad_schemas, note_unfit_defaults
@@ -105,6 +105,7 @@ def _check(text: str | bytes, problems: ProblemList, environment: str | None) ->
     if template is None or problems.has_errors:
         return None
     if environment is not None:
+        _note_unknown_environment(template, environment, reading)
         template = template.for_environment(environment)
     canonical_bytes = len(template.canonical_json())
     if canonical_bytes > TEMPLATE_BYTES_MAX:
@@ -115,6 +116,21 @@ def _check(text: str | bytes, problems: ProblemList, environment: str | None) ->
         )
         return None
     return template
+
+
+def _note_unknown_environment(template: TaskTemplate, environment: str, reading: Reading) -> None:
+    """Warn where a template names environments and this one is none of them: perhaps it is misspelled."""
+    known = list(template.environments)
+    if known and environment not in known:
+        place = reading.place(("environments",))
+        reading.problems.add(
+            "UNKNOWN_ENVIRONMENT",
+            f"{excerpt(environment)} is none of them, so nothing is changed: there are {', '.join(known[:20])}",
+            path=place.path,
+            line=place.line,
+            severity="warning",
+            hint=did_you_mean(environment, known) or "add it, with `{}` where nothing is to change",
+        )
 
 
 def _model(data: dict[str, Any], reading: Reading) -> TaskTemplate | None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from stepweave_schemas.identity import canonical_json, content_digest
+from stepweave_schemas.subjects import EVENT_NAME_PATTERN
 
 from .versions import VERSION_CHARS_MAX, VERSION_PATTERN
 
@@ -19,6 +20,9 @@ from .versions import VERSION_CHARS_MAX, VERSION_PATTERN
 NAME_CHARS_MAX: Final = 255
 #: Letters, digits, `_`, `-` and `.`, the first a letter, digit or `_`.
 NAME_PATTERN: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
+#: Most domain events that one step publishes, and that one workflow lists.
+PUBLISHED_EVENTS_MAX: Final = 50
+DOMAIN_EVENTS_MAX: Final = 500
 #: Keys joined by dots, as in `customer.id`.
 KEY_PATH_PATTERN: Final = r"^[^\s.]+(\.[^\s.]+)*$"
 #: Most steps of one template.
@@ -45,6 +49,9 @@ IdentityStrategy = Literal["always_unique", "strict", "caller_provided"]
 OnFailure = Literal["compensate", "block", "fail"]
 FailureStrategy = Literal["isolate", "continue_on_failure", "fail_fast"]
 StalenessAction = Literal["dlq", "alert", "none"]
+EventCondition = Literal["success", "failure", "retryable_failure", "permanent_failure", "always"]
+EventPayload = Literal["outcome", "handler"]
+EventDelivery = Literal["durable", "fast"]
 JsonObject = dict[str, JsonValue]
 
 
@@ -59,6 +66,7 @@ def _callable(text: str) -> str:
 
 
 Name = Annotated[str, Field(max_length=NAME_CHARS_MAX, pattern=NAME_PATTERN)]
+EventName = Annotated[str, Field(max_length=NAME_CHARS_MAX, pattern=EVENT_NAME_PATTERN)]
 HandlerName = Annotated[str, Field(max_length=NAME_CHARS_MAX), AfterValidator(_callable)]
 Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX)]
 Attempts = Annotated[int, Field(ge=1, le=ATTEMPTS_MAX)]
@@ -150,19 +158,23 @@ class Concurrency(Model):
 class DomainEvent(Model):
     """An event of the users' own domain that handlers may publish."""
 
-    name: Name
-    """The event's name, such as `order.paid`."""
+    name: EventName
+    """The event's name, such as `order.paid`: words of letters, digits, `_` and `-`, joined by dots."""
     description: Text = ""
     """What it says to those who subscribe."""
     payload_schema: JsonObject | None = None
-    """JSON Schema of its payload."""
+    """JSON Schema of its payload; one that does not fit is not published, and that is recorded."""
+    delivery: EventDelivery | None = None
+    """`durable` (the default): subscribers get it at least once. `fast`: besides, whoever listens gets it at once."""
 
 
 class PublishedEvent(DomainEvent):
-    """A domain event that a step publishes."""
+    """A domain event that a step publishes. What it leaves out is as in the workflow's `domain_events`."""
 
-    condition: Literal["always", "success", "failure"] = "success"
-    """Which outcome of the step publishes it."""
+    condition: EventCondition = "success"
+    """How a try has to end: `failure` is any failed try, `permanent_failure` the one after which none follows."""
+    payload: EventPayload = "outcome"
+    """`outcome`: by itself, with the step's result or error as payload; `handler`: only where its handler does so."""
 
 
 class Compensation(Model):
@@ -238,10 +250,12 @@ class StepTemplate(Model):
     """Longest run of one try, in seconds; absent: no limit."""
     batch_config: BatchConfig | None = None
     """Of a `batchable` step."""
-    publishes_events: Annotated[tuple[PublishedEvent, ...], Field(strict=False)] = ()
-    """Domain events that the handler may publish."""
+    publishes_events: Annotated[
+        tuple[PublishedEvent, ...], Field(strict=False, max_length=PUBLISHED_EVENTS_MAX)
+    ] = ()
+    """Domain events that the step publishes."""
     result_schema: JsonObject | None = None
-    """JSON Schema of the step's result."""
+    """JSON Schema of the step's result; a result that does not fit is a failure for good."""
     compensation: Compensation | None = None
     """What undoes the step."""
     circuit_breaker: CircuitBreaker | None = None
@@ -299,6 +313,20 @@ class BatchOverride(Model):
     failure_strategy: FailureStrategy | None = None
 
 
+class CompensationOverride(Model):
+    """Changes of a compensation in one environment; under `ALL` they reach the steps that declare one."""
+
+    handler: HandlerOverride | None = None
+    retry: RetryOverride | None = None
+    timeout_seconds: Seconds | None = None
+
+
+class SignalOverride(Model):
+    """Changes of a wait for a signal in one environment; under `ALL` they reach the steps that wait for one."""
+
+    timeout_seconds: Seconds | None = None
+
+
 class StepOverride(Model):
     """Changes of one step, or of every step (`ALL`), in one environment. The graph stays as it is."""
 
@@ -308,6 +336,8 @@ class StepOverride(Model):
     retry: RetryOverride | None = None
     timeout_seconds: Seconds | None = None
     batch_config: BatchOverride | None = None
+    compensation: CompensationOverride | None = None
+    wait_for_signal: SignalOverride | None = None
     circuit_breaker: CircuitBreakerOverride | None = None
     system_dependency: Name | None = None
     queue: Name | None = None
@@ -359,8 +389,8 @@ class TaskTemplate(Model):
     """When a task counts as stale."""
     environments: dict[Name, EnvironmentOverride] = {}
     """What is different in an environment such as `production`."""
-    domain_events: Annotated[tuple[DomainEvent, ...], Field(strict=False)] = ()
-    """Domain events that this workflow's handlers may publish."""
+    domain_events: Annotated[tuple[DomainEvent, ...], Field(strict=False, max_length=DOMAIN_EVENTS_MAX)] = ()
+    """Domain events that any handler of this workflow may publish; steps take schema and delivery from here."""
     identity_strategy: IdentityStrategy = "always_unique"
     """When two requests are the same task."""
     concurrency: Concurrency | None = None
@@ -403,11 +433,17 @@ class TaskTemplate(Model):
             for change in override.pop("steps", []):
                 by_name.setdefault(change.pop("name"), []).append(change)
             for step in content["steps"]:
-                batchable = step.get("type") == "batchable"
+                beside = _not_for(step)
                 for change in by_name.get(ALL_STEPS, []) + by_name.get(step["name"], []):
-                    _merge(step, {key: change[key] for key in change if key != "batch_config" or batchable})
+                    _merge(step, {key: change[key] for key in change if key not in beside})
             _merge(content, override)
         return TaskTemplate.model_validate(content)
+
+
+def _not_for(step: dict[str, Any]) -> set[str]:
+    """The keys of `ALL` that say nothing about this step."""
+    beside = {key for key in ("compensation", "wait_for_signal") if key not in step}
+    return beside if step.get("type") == "batchable" else beside | {"batch_config"}
 
 
 def _merge(target: JsonObject, changes: JsonObject) -> None:

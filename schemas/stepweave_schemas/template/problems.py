@@ -26,6 +26,7 @@ PROBLEM_CODES: Final[dict[str, str]] = {
     "step that runs only where several branches are taken",
     "BATCH_WORKER_MISSING": "a batchable step without its worker step",
     "COMPENSATION_INVALID": "a compensation that cannot run",
+    "UNKNOWN_ENVIRONMENT": "overrides for environments of which the one asked for is none (a warning)",
     "MORE_PROBLEMS": "the list was cut",
 }
 

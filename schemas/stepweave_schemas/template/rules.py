@@ -29,6 +29,8 @@ _CYCLE_STEPS_SHOWN: Final = 20
 _DECISIONS_COMPARED_MAX: Final = 20
 #: How the names of a worker step's batches end, after `_`.
 _BATCH_NUMBER: Final = re.compile(r"00[1-9]|0[1-9][0-9]|[1-9][0-9]{2,}")
+#: `domain.published` is what subscribers ask for who want every domain event.
+_RESERVED_EVENT_NAME: Final = "published"
 #: Keys of a step that say nothing where no handler of its own runs.
 _IGNORED_BY_WAIT: Final = {
     "wait_for_signal": ("timeout_seconds", "retry", "queue"),
@@ -82,6 +84,7 @@ class _Rules:
         self._waiting_steps()
         self._child_contexts(parents)
         self._compensations()
+        self._domain_events()
         self._environments()
 
     def _note(
@@ -450,6 +453,43 @@ class _Rules:
                     hint="add `compensation: {handler: NAME}` to the steps that can be undone",
                 )
 
+    def _domain_events(self) -> None:
+        self._event_names(self._data.get("domain_events"), ("domain_events",))
+        for step in self._steps:
+            events = step.data.get("publishes_events")
+            self._event_names(events, ("steps", step.number, "publishes_events"))
+            waits = next((key for key in _IGNORED_BY_WAIT if key in step.data), None)
+            for number, event in _numbered(events):
+                if waits is not None and event.get("payload") == "handler":
+                    self._note(
+                        "BAD_VALUE",
+                        f"nobody would publish it: a step with {waits} runs no handler",
+                        ("steps", step.number, "publishes_events", number, "payload"),
+                        hint="take `payload` out, and it is published with the step's result",
+                    )
+
+    def _event_names(self, events: object, location: Location) -> None:
+        seen: dict[str, int] = {}
+        for number, event in _numbered(events):
+            name = event.get("name")
+            if not isinstance(name, str):
+                continue
+            here = (*location, number, "name")
+            if name == _RESERVED_EVENT_NAME:
+                self._note(
+                    "BAD_VALUE",
+                    f"{excerpt(name)} stands for every domain event where subscribers name what they want",
+                    here,
+                    hint="say what happened, as in order.paid",
+                )
+            elif seen.setdefault(name, number) != number:
+                self._note(
+                    "BAD_VALUE",
+                    f"the event {excerpt(name)} is named twice",
+                    here,
+                    hint="keep one; `condition: always` publishes it however a try ends",
+                )
+
     def _environments(self) -> None:
         for environment, override in _items(self._data.get("environments")):
             for number, change in _numbered(override.get("steps")):
@@ -468,6 +508,14 @@ class _Rules:
         """What an environment changes of one step."""
         if "batch_config" in change:
             self._only_batchable(step, (*location, "batch_config"))
+        for key in ("compensation", "wait_for_signal"):
+            if key in change and key not in step.data:
+                self._note(
+                    "BAD_VALUE",
+                    f"{excerpt(step.name)} has no {key} that could differ",
+                    (*location, key),
+                    hint=f"give the step itself a {key}, or take this out",
+                )
         for wait, keys in _IGNORED_BY_WAIT.items():
             if wait in step.data:
                 self._ignored(step, change, location, (*keys, "handler"))

@@ -56,27 +56,36 @@ def note_bad_schemas(schemas: list[SchemaText], problems: ProblemList) -> None:
 
 
 def note_unfit_defaults(reading: Reading) -> None:
-    """Add a `BAD_VALUE` problem for each default of a signal that does not fit the signal's own schema.
+    """Add a `BAD_VALUE` problem for each default of a signal that does not fit the schemas of signal and step.
 
     Only where `jsonschema_rs` is there, and only for schemas that are sound (the others were reported).
     """
     steps = None if jsonschema_rs is None or reading.data is None else reading.data.get("steps")
     for number, step in enumerate(steps if isinstance(steps, list) else []):
         signal = step.get("wait_for_signal")
-        if not isinstance(signal, dict) or "default" not in signal or "payload_schema" not in signal:
+        if not isinstance(signal, dict) or "default" not in signal:
             continue
-        try:
-            validator = jsonschema_rs.validator_for(signal["payload_schema"], retriever=_refuse)
-        except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
-            continue
-        for error in itertools.islice(validator.iter_errors(signal["default"]), _MISFITS_MAX):
-            place = reading.place(("steps", number, "wait_for_signal", "default", *error.instance_path))
-            reading.problems.add(
-                "BAD_VALUE",
-                f"the default does not fit payload_schema: {_cut(error.message)}",
-                path=place.path,
-                line=place.line,
-            )
+        for key, schema in (
+            ("payload_schema", signal.get("payload_schema")),
+            ("result_schema", step.get("result_schema")),
+        ):
+            if schema is not None:
+                _note_unfit_default(reading, number, signal["default"], key, schema)
+
+
+def _note_unfit_default(reading: Reading, number: int, default: Any, key: str, schema: Any) -> None:
+    try:
+        validator = jsonschema_rs.validator_for(schema, retriever=_refuse)
+    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
+        return
+    for error in itertools.islice(validator.iter_errors(default), _MISFITS_MAX):
+        place = reading.place(("steps", number, "wait_for_signal", "default", *error.instance_path))
+        reading.problems.add(
+            "BAD_VALUE",
+            f"the default does not fit {key}: {_cut(error.message)}",
+            path=place.path,
+            line=place.line,
+        )
 
 
 #: The way to a fault inside a schema, and what is wrong.

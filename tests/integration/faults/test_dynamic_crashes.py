@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from stepweave.responses import TaskResponse
 from stepweave_eventstore.postgres import PostgresEventStore
+from stepweave_schemas.api import ResumeTask
 from stepweave_schemas.mint import uuid7
 
 from .conftest import Stack
@@ -205,6 +207,27 @@ async def crash_in_a_cancellation(scene: Scene, point: str) -> None:
     scene.let_go(child_id, "work")
 
 
+async def crash_around_an_operator(scene: Scene, point: str) -> None:
+    """A paused task is resumed: what was held begins once, however often the request for it comes."""
+    client = scene.stack.client
+    task_id = await scene.begin("choosing", "choose")
+    await scene.held(task_id, "choose")
+    assert (await client.pause_task(task_id, paused_by="ada")).status == "paused"
+    scene.let_go(task_id, "choose")
+    await scene.waits_for(task_id, "decision.routed")
+    wish = ResumeTask(task_id=task_id, resumed_by="ada", request_id=uuid7())
+
+    def resume() -> asyncio.Future[TaskResponse]:
+        return asyncio.ensure_future(client._call("task.resume", wish, TaskResponse, 30.0))
+
+    sending: list[asyncio.Future[TaskResponse]] = []
+    await scene.crash(point, lambda: sending.append(resume()), task_id, "task.resumed")
+    await forget(sending[0])
+    assert (await resume()).status != "paused"
+    await chosen(scene, task_id)
+    assert (await scene.types(task_id))["task.resumed"] == 1
+
+
 PLACES: list[Callable[[Scene, str], Awaitable[None]]] = [
     crash_in_a_decision,
     crash_in_batches,
@@ -213,6 +236,7 @@ PLACES: list[Callable[[Scene, str], Awaitable[None]]] = [
     crash_around_signals,
     crash_around_a_child,
     crash_in_a_cancellation,
+    crash_around_an_operator,
 ]
 
 

@@ -29,7 +29,7 @@ def test_each_known_error_is_an_exception_that_exists(name: str) -> None:
         (api_error({"code": "CONFLICT", "message": "it has ended"}), 4, "it has ended"),
         (api_error({"code": "BAD_REQUEST", "message": "page counts from 1"}), 2, "page counts"),
         (api_error({"code": "INVALID_UUID", "message": "'x' is no UUID"}), 2, "`stepweave task list`"),
-        (api_error({"code": "BACKPRESSURE", "message": "too much"}), 5, "try again"),
+        (api_error({"code": "BACKPRESSURE", "message": "too much"}), 5, "`stepweave orchestrator status`"),
         (api_error({"code": "SERVICE_UNAVAILABLE", "message": "nobody answers"}), 5, "stepweave dev"),
         (api_error({"code": "TIMEOUT", "message": "no answer"}), 5, "stepweave doctor"),
         (api_error({"code": "INTERNAL_ERROR", "message": "oops"}), 1, "log"),

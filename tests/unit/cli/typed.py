@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -51,6 +52,20 @@ def typing_here(capture: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         return Answer(0 if code is None else int(code), captured.out, captured.err)
 
     return type_command
+
+
+async def typed_process(url: str, *words: str) -> Answer:
+    """A command as a process of its own, because this one's event loop is busy with the orchestrator."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "stepweave_orchestrator.cli", *words),
+        env=clean_environment(NATS_URL=url),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    assert process.returncode is not None
+    return Answer(process.returncode, out.decode(), err.decode())
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:

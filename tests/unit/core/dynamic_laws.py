@@ -15,7 +15,22 @@ from stepweave_schemas.template import StepTemplate, TaskTemplate
 from .dynamic_existence import Graph
 
 _Closing = events.StepCompleted | events.CompensationCompleted | events.CompensationFailed
-_ENDS = (events.TaskCompleted, events.TaskFailed, events.TaskBlocked, events.TaskCancelled)
+_ENDS = (
+    events.TaskCompleted,
+    events.TaskFailed,
+    events.TaskBlocked,
+    events.TaskCancelled,
+    events.TaskResolvedManually,
+)
+_BY_HAND = (
+    events.StepReset,
+    events.StepResolvedManually,
+    events.StepCompletedManually,
+    events.StepSkipped,
+    events.TaskPaused,
+)
+#: They end a task whatever runs.
+_CUT_SHORT = (events.TaskCancelled, events.TaskResolvedManually)
 
 
 class Laws:
@@ -38,6 +53,9 @@ class Laws:
         self._again: set[str] = set()
         self._checkpointed: set[str] = set()
         self._completed: set[str] = set()
+        #: Those of them that have a result; the others were skipped or resolved.
+        self._did: set[str] = set()
+        self._paused = False
         self._failed: set[str] = set()
         #: The compensations that are due, by the step that each undoes; and how each ended.
         self._due: dict[str, str] = {}
@@ -49,14 +67,16 @@ class Laws:
         """Read the whole story."""
         for event, following in zip(story, [*story[1:], None], strict=True):
             blocked = self._ends == [events.TaskBlocked]
+            if blocked and isinstance(event, (*_BY_HAND, events.TaskGivenUp, *_CUT_SHORT)):
+                # Blocked is not the end: an operator may act.
+                self._ends.clear()
             allowed = isinstance(event, events.StepResultRefused) or (
-                blocked and isinstance(event, events.TaskCancelled | events.SignalReceived)
+                blocked and isinstance(event, events.SignalReceived)
             )
             assert not self._ends or allowed, f"{event.TYPE} after the end"
             self._read(event)
             self._note(event, following)
-        # Blocked is not the end: an operator may still cancel.
-        assert len(self._ends) == 1 or self._ends == [events.TaskBlocked, events.TaskCancelled]
+        assert len(self._ends) == 1
 
     # -- the laws --------------------------------------------------------------------------------
 
@@ -90,6 +110,21 @@ class Laws:
                 self._placeholders.update(names if event.is_no_op else ())
             case events.BatchCompleted():
                 self._batches_done.add(event.worker_template)
+            case events.StepReset():
+                assert event.attempt == self._attempts[event.step_name]
+                assert event.step_name not in self._completed | self._open
+                self._failed.discard(event.step_name)
+            case events.StepResolvedManually() | events.StepCompletedManually():
+                self._settled_by_hand(event.step_name)
+                if isinstance(event, events.StepCompletedManually):
+                    self._did.add(event.step_name)
+            case events.StepSkipped() if event.skipped_by:
+                assert self._steps[self._slots[event.step_name]].skippable
+                self._settled_by_hand(event.step_name)
+            case events.TaskPaused():
+                self._paused = True
+            case events.TaskResumed():
+                self._paused = False
             case events.StepSkipped():
                 assert set(self._steps[event.step_name].dependencies) <= self._gone
                 assert event.step_name not in self._created
@@ -102,9 +137,17 @@ class Laws:
                 pass
         if isinstance(event, _ENDS):
             self._ends.append(type(event))
-            assert isinstance(event, events.TaskCancelled) or not self._open, "it ended with open tries"
+            assert isinstance(event, _CUT_SHORT) or not self._open, "it ended with open tries"
+
+    def _settled_by_hand(self, name: str) -> None:
+        assert name not in self._completed, f"{name} was done already"
+        self._open.discard(name)
+        self._failed.discard(name)
+        self._again.discard(name)
+        self._completed.add(name)
 
     def _given_out(self, name: str, attempt: int) -> None:
+        assert not self._paused, f"{name} was given out while the task was paused"
         assert name not in self._open, f"{name} was given out twice"
         assert name not in self._completed | self._failed, f"{name} was given out after its end"
         last = self._attempts[name]
@@ -144,6 +187,7 @@ class Laws:
     def _finished(self, event: _Closing) -> None:
         if isinstance(event, events.StepCompleted):
             self._completed.add(event.step_name)
+            self._did.add(event.step_name)
             return
         assert event.step_name not in self._undone, f"{event.step_name} ran twice"
         self._undone[event.step_name] = not event.requires_manual_cleanup
@@ -173,7 +217,7 @@ class Laws:
 
     def _to_undo(self) -> list[str]:
         """The steps that did something and declare what undoes it."""
-        did = [name for name in self._completed - self._placeholders if self._attempts[name]]
+        did = self._did - self._placeholders
         return [name for name in did if self._steps[self._slots[name]].compensation is not None]
 
     def _undoing(self, name: str) -> None:
@@ -217,6 +261,10 @@ class Laws:
                 self._checkpointed.add(event.step_name)
             case events.StepRetryScheduled() if event.step_name in self._due.values():
                 return ["a compensation tried again"]
+            case events.StepReset() | events.StepResolvedManually() | events.StepCompletedManually():
+                return self._situations_by_hand(event)
+            case events.StepSkipped() if event.skipped_by:
+                return ["skipped by hand"]
             case events.StepFailed():
                 return self._situations_of_failure(event)
             case events.StepResultRefused():
@@ -228,6 +276,20 @@ class Laws:
             case _:
                 pass
         return []
+
+    def _situations_by_hand(
+        self, event: events.StepReset | events.StepResolvedManually | events.StepCompletedManually
+    ) -> list[str]:
+        name, kind = event.step_name, event.TYPE
+        found = [f"{kind}: {'tried' if self._attempts[name] else 'untouched'}"]
+        if name in self._due.values():
+            return [f"{kind}: compensation"]
+        if name not in self._steps:
+            strategy = self._batch_config(self._steps[self._slots[name]]).failure_strategy
+            found.append(f"{kind}: a batch, {strategy}")
+        else:
+            found.append(f"{kind}: {self._steps[name].type}")
+        return found
 
     def _is_decision(self, name: str) -> bool:
         return self._steps[name].type == "decision"

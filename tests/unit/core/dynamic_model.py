@@ -46,8 +46,11 @@ class Model:
         self.failures: list[Run] = []
         self.mailbox: list[tuple[str, Any]] = []
         self.signal_ids: set[str] = set()
-        #: `absent`, `pending`, `going`, `blocked`, `compensating`, `complete`, `error` or `cancelled`.
+        #: `absent`, `pending`, `going`, `paused`, `blocked`, `compensating`, `complete`, `error`, `cancelled` or
+        #: `resolved_manually`.
         self.phase = "absent"
+        self.paused_from = ""
+        self.operator_requests: set[str] = set()
         self.start_at_ms: int | None = None
         self.now_ms = 0
         #: The delays that chance chose for the step's next try, in milliseconds; told from outside.
@@ -57,9 +60,7 @@ class Model:
 
     def existence(self) -> dict[str, str]:
         """For each step of the template: `exists`, `skipped`, `never`, or `open`; found from nothing."""
-        return existence(
-            self.graph, self.named, {run.name for run in self.runs.values() if run.end == "complete"}
-        )
+        return existence(self.graph, self.named, {run.name for run in self.runs.values() if run.done})
 
     def met(self, slot: str, found: dict[str, str]) -> bool:
         """Whether what depends on a step of the template may go on, as far as that step is concerned."""
@@ -67,7 +68,7 @@ class Model:
             return True
         if self.slots[slot].type == "batch_worker":
             return slot in self.batches and self.batches[slot].complete
-        return self.runs[slot].end == "complete"
+        return self.runs[slot].done
 
     # -- what is asked of the task -----------------------------------------------------------------
 
@@ -83,8 +84,14 @@ class Model:
         return facts + self.wake()
 
     def cancel(self) -> list[Fact]:
-        if self.phase in ("absent", "compensating", "complete", "error", "cancelled"):
+        if self.phase == "absent" or self.is_out_of_reach:
             return []
+        facts, given_out = self._cut_short("cancel")
+        self.phase = "cancelled"
+        return [*facts, ("task.cancelled", given_out)]
+
+    def _cut_short(self, ended_by: str) -> tuple[list[Fact], list[str]]:
+        """The task ends before its steps do; also the names of those that workers run."""
         facts: list[Fact] = []
         given_out: list[str] = []
         found = self.existence()
@@ -93,13 +100,15 @@ class Model:
                 given_out.append(run.name)
             if run.open_try and run.kind == "child":
                 facts += self._child_given_up(run)
-            if run.open_try:
-                run.open_try.ended_by = "cancel"
+            if run.tries and not run.tries[-1].ended_by:
+                run.tries[-1].ended_by = ended_by
             if not run.end and found.get(run.name, "exists") == "exists":
                 run.end = "cancelled"
                 run.retry_at_ms = None
-        self.phase, self.mailbox = "cancelled", []
-        return [*facts, ("task.cancelled", sorted(given_out))]
+        for batch in self.batches.values():
+            batch.queue.clear()
+        self.mailbox = []
+        return facts, sorted(given_out)
 
     def wake(self) -> list[Fact]:
         if self.phase == "pending":
@@ -111,6 +120,8 @@ class Model:
         for run in list(self.runs.values()):
             current = run.open_try
             if run.retry_at_ms is not None and run.retry_at_ms <= self.now_ms:
+                if self.phase == "paused":
+                    continue
                 facts.append(self._next_try(run))
             elif current and current.deadline_ms is not None and current.deadline_ms <= self.now_ms:
                 facts += self._timed_out(run)
@@ -125,12 +136,12 @@ class Model:
             and run.template.wait_for_signal.name == name
             and run.kind == "signal"
         ]
-        if signal_id in self.signal_ids or self.phase not in ("pending", "going", "blocked"):
+        if signal_id in self.signal_ids or self.phase not in ("pending", "going", "paused", "blocked"):
             return []
         taker = next((run for run in waiting if run.open_try), None)
         if taker is None:
             found = self.existence()
-            coming = [run for run in waiting if found[run.name] in ("open", "exists") and not run.tries]
+            coming = [run for run in waiting if found[run.name] in ("open", "exists") and run.to_begin]
             kept = [each for each in self.mailbox if each[0] == name]
             if len(kept) >= len(coming) or len(self.mailbox) >= self.limits.signals_kept_max:
                 return []
@@ -165,11 +176,15 @@ class Model:
             case result.Released() | result.Checkpointed():
                 # The same try, given out anew; what the old token says counts no more.
                 known.token, known.is_running, known.deadline_ms = "", False, None
-                again = ("enqueued", run.name, known.number)
+                again = [("enqueued", run.name, known.number)]
+                if self.phase == "paused":
+                    known.held, again = True, []
+                    if (batch := self._batch_of(run)) is not None:
+                        batch.queue.append(run)
                 if isinstance(said, result.Released):
-                    return [("released", run.name, known.number), again]
+                    return [("released", run.name, known.number), *again]
                 run.checkpoint = saved(said)
-                return [("checkpointed", run.name, known.number, said.items_processed), again]
+                return [("checkpointed", run.name, known.number, said.items_processed), *again]
             case result.Lost():
                 return self._failed(run, "lost", code="WORKER_LOST") + self._go_on()
             case result.Failure():
@@ -190,6 +205,181 @@ class Model:
     def given_out(self, name: str, token: str) -> None:
         """The token of the current try became known."""
         self.runs[name].tries[-1].token = token
+
+    # -- what operators ask: `None` where it is refused ------------------------------------------------
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the task has ended, or is being undone."""
+        return self.phase in ("compensating", "complete", "error", "cancelled", "resolved_manually")
+
+    def actions(self) -> set[str]:
+        """What may be asked of the task."""
+        if self.is_out_of_reach:
+            return set()
+        allowed = {"cancel", "resolve_manually", "resume" if self.phase == "paused" else "pause"}
+        allowed |= {"give_up"} if self.phase == "blocked" else set()
+        return allowed | ({"retry"} if self.broken() else set())
+
+    def step_actions(self, run: Run) -> set[str]:
+        """What may be asked of a step."""
+        batch = self._batch_of(run)
+        if run.kind == "compensation":
+            waits = self.phase == "compensating" and run.retry_at_ms is not None
+            return {"reset_for_retry"} if waits else set()
+        if self.is_out_of_reach or run.done or run.end == "cancelled":
+            return set()
+        if run.end == "error" and batch is not None and batch.told_complete:
+            return set()
+        allowed = {"resolve_manually", "complete_manually"}
+        failed = run.end == "error" or run.retry_at_ms is not None
+        allowed |= {"reset_for_retry"} if failed else set()
+        untouched = run.to_begin and not (run.tries and run.tries[-1].held)
+        may_skip = run.template.skippable and (untouched or run.end == "error")
+        return allowed | ({"skip"} if may_skip else set())
+
+    def is_skipped(self, run: Run) -> bool:
+        """Whether the step exists only in name: the branches that it would bring together were not chosen."""
+        return self.existence().get(run.name) == "skipped"
+
+    def operate(self, action: str, request_id: str) -> list[Fact] | None:
+        """An operator asks something of the task."""
+        if self.phase == "absent":
+            return None
+        if request_id in self.operator_requests:
+            return []
+        if action == "pause" and self.phase == "paused":
+            return []
+        if action not in self.actions():
+            return None
+        self.operator_requests.add(request_id)
+        match action:
+            case "pause":
+                self.paused_from = "pending" if self.phase == "pending" else "going"
+                self.phase = "paused"
+                return [("task.paused",)]
+            case "resume":
+                return self._resume()
+            case "retry":
+                facts = [fact for run in self.broken() for fact in self._reset(run)]
+                return self._stepped_in(facts)
+            case "give_up":
+                self.phase, self.mailbox = "error", []
+                names = sorted(run.name for run in self.broken())
+                return [("task.given_up",), ("task.failed", names, None, [])]
+            case _:
+                facts, given_out = self._cut_short("operator")
+                self.phase = "resolved_manually"
+                return [*facts, ("task.resolved_manually", given_out)]
+
+    def _resume(self) -> list[Fact]:
+        facts: list[Fact] = [("task.resumed",)]
+        self.phase = self.paused_from
+        if self.phase == "pending":
+            if self.start_at_ms is None or self.start_at_ms > self.now_ms:
+                return facts
+            self.phase = "going"
+            facts.append(("task.started",))
+        due = [run for run in self.runs.values() if run.retry_at_ms is not None]
+        facts += [self._next_try(run) for run in due if (run.retry_at_ms or 0) <= self.now_ms]
+        return facts + self._go_on()
+
+    def operate_step(self, action: str, name: str, value: Any, request_id: str) -> list[Fact] | None:
+        """An operator asks something of a step; `value` is the result of one that is completed."""
+        if self.phase == "absent":
+            return None
+        if request_id in self.operator_requests:
+            return []
+        run = self.runs.get(name)
+        if run is None or (run.kind != "compensation" and run not in self.existing()):
+            return None
+        if action not in self.step_actions(run):
+            return None
+        if action == "complete_manually" and run.template.type == "decision":
+            allowed = {each for each in self.graph.behind(name) if self.slots[each].type != "batch_worker"}
+            named = value.get("create_steps", [])
+            too_deep = self._decisions_deep(name) > self.limits.decision_depth_max
+            if too_deep or len(named) > self.limits.decision_steps_max or not set(named) <= allowed:
+                return None
+        self.operator_requests.add(request_id)
+        if action == "reset_for_retry":
+            return self._stepped_in(self._reset(run))
+        ends = {
+            "resolve_manually": "resolved_manually",
+            "complete_manually": "complete",
+            "skip": "skipped",
+        }
+        facts = self._settle(run, ends[action], value)
+        kind = "skipped" if action == "skip" else action
+        facts.append((kind, name) if action == "skip" else (kind, name, len(run.tries)))
+        return self._stepped_in(facts + self._settled_decider(run, value))
+
+    def _stepped_in(self, facts: list[Fact]) -> list[Fact]:
+        if self.phase == "blocked":
+            self.phase = "going"
+        return facts + self._go_on()
+
+    def _reset(self, run: Run) -> list[Fact]:
+        run.forgiven = len(run.tries)
+        facts: list[Fact] = [("reset", run.name, len(run.tries))]
+        if run.kind == "compensation":
+            return [*facts, self._next_try(run)]
+        self._take_failure_back(run)
+        run.retry_at_ms = None
+        batch = self._batch_of(run)
+        if batch is not None:
+            batch.queue.append(run)
+            self._start_again_if_mended(batch)
+        return facts
+
+    def _take_failure_back(self, run: Run) -> None:
+        if run.end == "error":
+            run.end, run.tolerated, run.undo = "", False, ()
+            self.failures.remove(run)
+
+    def _settle(self, run: Run, end: str, value: Any) -> list[Fact]:
+        facts = self._child_given_up(run) if run.open_try and run.kind == "child" else []
+        if run.tries and not run.tries[-1].ended_by:
+            run.tries[-1].ended_by, run.tries[-1].held = "operator", False
+        self._take_failure_back(run)
+        run.end, run.retry_at_ms = end, None
+        run.result = value if end == "complete" else None
+        batch = self._batch_of(run)
+        if batch is not None:
+            batch.queue = [each for each in batch.queue if each is not run]
+            self._start_again_if_mended(batch)
+        return facts
+
+    def _start_again_if_mended(self, batch: Batch) -> None:
+        """What was cancelled because of failures in a batch runs after all, once none of them is left."""
+        if not batch.stopped or any(worker.end == "error" for worker in batch.workers):
+            return
+        batch.stopped = False
+        for worker in batch.workers:
+            if worker.end == "cancelled":
+                worker.end = ""
+                if worker.tries:
+                    batch.queue.append(worker)
+
+    def _settled_decider(self, run: Run, value: Any) -> list[Fact]:
+        """A decision has chosen nothing, unless its result says what; a batchable step has cut nothing."""
+        if run.template.type not in ("decision", "batchable"):
+            return []
+        run_end, run.end = run.end, ""
+        before = self.existence()
+        run.end = run_end
+        if run.template.type == "decision":
+            named = sorted(value.get("create_steps", [])) if run.end == "complete" else []
+            created, excluded, skipped = self._grown(before, named)
+            return [("routed" if named else "declined", run.name, named, created, excluded), *skipped]
+        config = run.template.batch_config
+        assert config is not None
+        workers = [
+            step.name
+            for step in self.template.steps
+            if step.type == "batch_worker" and run.name in step.dependencies
+        ]
+        return self._made(run, config.worker_template or workers[0], (), before)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -256,10 +446,18 @@ class Model:
             return self._failed(run, "failure", retryable=False, code=code)
         before = self.existence()
         facts = self._complete(run, value)
+        return facts + self._made(run, chosen, said.cursors, before)
+
+    def _made(
+        self, run: Run, chosen: str, given: tuple[msgspec.Raw, ...], before: dict[str, str]
+    ) -> list[Fact]:
+        """The workers of a batch, one for each cursor."""
+        config = run.template.batch_config
+        assert config is not None
         created, excluded, skipped = self._grown(before, (chosen,))
         created.remove(chosen)
-        cursors = [msgspec.json.decode(each) for each in said.cursors] or [None]
-        batch = Batch([], not said.cursors, config.failure_strategy, config.parallelism)
+        cursors = [msgspec.json.decode(each) for each in given] or [None]
+        batch = Batch([], not given, config.failure_strategy, config.parallelism)
         for number, cursor in enumerate(cursors, 1):
             worker = run_of(self.slots[chosen], f"{chosen}_{number:03d}")
             worker.step_inputs = {
@@ -272,8 +470,8 @@ class Model:
             batch.workers.append(worker)
             self.runs[worker.name] = worker
         self.batches[chosen] = batch
-        made = ("batch.created", run.name, chosen, len(said.cursors), batch.is_no_op, created, excluded)
-        return [*facts, made, *skipped]
+        made = ("batch.created", run.name, chosen, len(given), batch.is_no_op, created, excluded)
+        return [made, *skipped]
 
     def _grown(self, before: dict[str, str], named: Iterable[str]) -> tuple[list[str], list[str], list[Fact]]:
         """What comes to exist, what never will, and what is skipped, now that somebody has named steps."""
@@ -294,7 +492,8 @@ class Model:
         if known is not run.tries[-1] or not run.end:
             why = "stale_attempt"
         else:
-            why = "task_finished" if run.end == "cancelled" and self.phase == "cancelled" else "step_finished"
+            over = run.end == "cancelled" and self.phase in ("cancelled", "resolved_manually")
+            why = "task_finished" if over else "step_finished"
         return [("refused", run.name, known.number, kind, why)]
 
     # -- failures ----------------------------------------------------------------------------------
@@ -332,7 +531,7 @@ class Model:
             why = "permanent"
         elif not run.retry.retryable:
             why = "not_retryable"
-        elif current.number >= run.retry.max_attempts:
+        elif current.number - run.forgiven >= run.retry.max_attempts:
             why = "attempts_exhausted"
         elif batch is not None and batch.stopped:
             why = "batch_stopped"
@@ -351,6 +550,7 @@ class Model:
         facts: list[Fact] = [("failed", run.name, current.number, why, run.tolerated, code)]
         if batch is not None and batch.failure_strategy == "fail_fast" and not batch.stopped:
             batch.stopped = True
+            batch.queue.clear()
             # What is with a worker goes on; the rest never will.
             others = [worker for worker in batch.workers if not worker.end and not worker.open_try]
             for worker in others:
@@ -362,7 +562,7 @@ class Model:
         return next((batch for batch in self.batches.values() if run in batch.workers), None)
 
     def _try_later(self, run: Run, ended_by: str, wish_ms: int | None) -> list[Fact]:
-        made = len(run.tries)
+        made = len(run.tries) - run.forgiven
         delay_ms = self.chosen_delays_ms[run.name]
         if ended_by == "lost":
             lowest_ms, highest_ms, source = 0, 0, "at_once"
@@ -374,8 +574,8 @@ class Model:
             lowest_ms = math.floor(formula_ms * (1 - run.retry.jitter))
             highest_ms, source = math.ceil(formula_ms * (1 + run.retry.jitter)), "backoff"
         assert lowest_ms <= delay_ms <= highest_ms, f"{run.name}: a delay of {delay_ms} ms"
-        facts: list[Fact] = [("retry", run.name, made, source, self.now_ms + delay_ms)]
-        if delay_ms == 0:
+        facts: list[Fact] = [("retry", run.name, len(run.tries), source, self.now_ms + delay_ms)]
+        if delay_ms == 0 and self.phase != "paused":
             return [*facts, self._next_try(run)]
         run.retry_at_ms = self.now_ms + delay_ms
         return facts
@@ -384,6 +584,9 @@ class Model:
 
     def _next_try(self, run: Run) -> Fact:
         run.retry_at_ms = None
+        if run.tries and run.tries[-1].held:
+            run.tries[-1].held = False
+            return ("enqueued", run.name, len(run.tries))
         run.tries.append(Try(len(run.tries) + 1))
         if run.kind == "child":
             if run.timeout_seconds is not None:
@@ -416,11 +619,22 @@ class Model:
     def _go_on(self) -> list[Fact]:
         """Begin what is ready until nothing more is, and see whether the task is at an end."""
         facts: list[Fact] = []
-        while self.phase == "going" and (more := self._begin_one_more()):
+        while more := self._batches_completed() or (self._begin_one_more() if self.phase == "going" else []):
             facts += more
         if self.phase == "compensating":
             return self._go_on_undoing()
-        return facts + self._end() if self.phase == "going" else facts
+        return facts + self._end() if self.phase in ("going", "paused", "pending") else facts
+
+    def _batches_completed(self) -> list[Fact]:
+        for slot, batch in self.batches.items():
+            if batch.complete and not batch.told_complete:
+                batch.told_complete = True
+                failed = [worker for worker in batch.workers if worker.end == "error"]
+                for worker in failed:
+                    worker.tolerated = True
+                done = sum(worker.done for worker in batch.workers)
+                return [("batch.completed", slot, done, len(failed))]
+        return []
 
     def _begin_one_more(self) -> list[Fact]:
         found = self.existence()
@@ -431,7 +645,7 @@ class Model:
                 facts = self._go_on_with_batch(name)
                 if facts:
                     return facts
-            elif not self.runs[name].tries:
+            elif self.runs[name].to_begin:
                 return self._begin(self.runs[name])
         return []
 
@@ -447,14 +661,12 @@ class Model:
 
     def _go_on_with_batch(self, slot: str) -> list[Fact]:
         batch = self.batches[slot]
-        waiting = [worker for worker in batch.workers if not worker.tries and not worker.end]
-        in_flight = [worker for worker in batch.workers if worker.tries and not worker.end]
+        fresh = [worker for worker in batch.workers if not worker.tries and not worker.end]
+        waiting = [*batch.queue, *fresh]
+        in_flight = [worker for worker in batch.workers if worker.awaited]
         if waiting and (batch.parallelism is None or len(in_flight) < batch.parallelism):
+            del batch.queue[:1]
             return self._begin(waiting[0])
-        if batch.complete and not batch.told_complete:
-            batch.told_complete = True
-            ends = [worker.end for worker in batch.workers]
-            return [("batch.completed", slot, ends.count("complete"), ends.count("error"))]
         return []
 
     def existing(self) -> list[Run]:
@@ -476,8 +688,10 @@ class Model:
         if any(run.awaited for run in runs):
             return []
         names = sorted(run.name for run in broken)
+        if self.phase != "going" and (broken or not all(run.end for run in runs)):
+            return []
         if not broken:
-            assert all(run.end in ("complete", "error") for run in runs), "the task is stuck"
+            assert all(run.done or run.end == "error" for run in runs), "the task is stuck"
             assert "open" not in found.values(), "the task is stuck"
             self.phase, self.mailbox = "complete", []
             return [("task.completed", len(runs) + list(found.values()).count("skipped"))]
@@ -498,7 +712,8 @@ class Model:
     def unreachable(self) -> set[str]:
         """The steps of the template that never start because a step before them failed for good."""
         found = self.existence()
-        begun = {run.template.name for run in self.runs.values() if run.tries}
+        begun = {run.template.name for run in self.runs.values() if run.tries or run.done}
+        begun -= {slot for slot, batch in self.batches.items() if not batch.begun}
         behind = set[str]().union(*(self.graph.behind(run.template.name) for run in self.broken()))
         return {name for name in behind - begun if found[name] in ("open", "exists")}
 
@@ -606,7 +821,7 @@ class Model:
         """When time alone changes something next."""
         if self.phase == "pending":
             return self.start_at_ms
-        moments = [run.retry_at_ms for run in self.runs.values()]
+        moments = [] if self.phase == "paused" else [run.retry_at_ms for run in self.runs.values()]
         moments += [run.open_try.deadline_ms for run in self.runs.values() if run.open_try]
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -637,8 +852,9 @@ class Model:
             if found[name] != "never"
             for parent in step.dependencies
         }
-        last = [run for run in self.existing() if run.template.name not in needed and run.end == "complete"]
+        done = [run for run in self.existing() if run.template.name not in needed and run.done]
+        last = [run for run in done if run.end == "complete"]
         # The workers of a batch stand by their names, however many they are.
-        if len(last) == 1 and last[0].template.type != "batch_worker":
+        if len(last) == 1 and not any(run.template.type == "batch_worker" for run in done):
             return last[0].result
         return {run.name: run.result for run in last} or None

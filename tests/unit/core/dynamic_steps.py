@@ -23,6 +23,12 @@ class Try:
     deadline_ms: int | None = None
     #: A result that came too late was recorded.
     late_recorded: bool = False
+    #: It was handed back while the task was paused, and goes on afterwards.
+    held: bool = False
+
+
+#: What depends on a step that ended so goes on.
+DONE = frozenset({"complete", "resolved_manually", "skipped"})
 
 
 @dataclass
@@ -43,7 +49,9 @@ class Run:
     tries: list[Try] = field(default_factory=list)
     retry_at_ms: int | None = None
     checkpoint: tuple[Any, int, Any] | None = None
-    #: `complete`, `error` or `cancelled`.
+    #: Tries up to this one count no more.
+    forgiven: int = 0
+    #: `complete`, `error`, `cancelled`, `resolved_manually` or `skipped` (by an operator).
     end: str = ""
     result: Any = None
     #: One batch of many whose failure is put up with.
@@ -54,7 +62,16 @@ class Run:
     @property
     def open_try(self) -> Try | None:
         last = self.tries[-1] if self.tries else None
-        return last if last is not None and not last.ended_by else None
+        return last if last is not None and not last.ended_by and not last.held else None
+
+    @property
+    def done(self) -> bool:
+        return self.end in DONE
+
+    @property
+    def to_begin(self) -> bool:
+        """Whether it has to be given out: for the first time, because it was reset, or because it was held."""
+        return not self.end and not self.awaited
 
     @property
     def awaited(self) -> bool:
@@ -72,14 +89,24 @@ class Batch:
     parallelism: int | None
     stopped: bool = False
     told_complete: bool = False
+    #: The workers that have begun before and wait to be given out again, the first one first.
+    queue: list[Run] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
         """Whether what waits for the batch may go on."""
         ends = {worker.end for worker in self.workers}
         if self.failure_strategy == "continue_on_failure":
-            return ends in ({"complete"}, {"complete", "error"})
-        return ends == {"complete"}
+            return bool(ends & DONE) and ends <= DONE | {"error"}
+        return ends <= DONE
+
+    @property
+    def begun(self) -> int:
+        """How many of the first workers have begun, or were settled before."""
+        for number, worker in enumerate(self.workers):
+            if not worker.tries and not worker.done:
+                return number
+        return len(self.workers)
 
 
 def run_of(step: StepTemplate, name: str = "") -> Run:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stepweave_schemas.template import TaskTemplate
 
+from .dynamic_domain_events import COMMON, OWN
 from .templates import step, template
 
 #: Pieces that a template is put together from; a fork is up to six steps and more, a batch up to three.
@@ -30,6 +31,7 @@ retries = st.fixed_dictionaries(
 )
 timeouts_seconds = st.sampled_from([None, 0.05, 3.0])
 kinds = st.sampled_from(["standard"] * 3 + ["convergence"] * 2 + ["batchable", "signal", "child"])
+_OWN_EVENTS: Final = st.sampled_from([[], [], [], list(OWN[:1]), list(OWN[:4]), list(OWN[4:])])
 branch_kinds = st.sampled_from(["standard"] * 3 + ["decision", "decision", "batchable", "signal", "child"])
 
 
@@ -58,6 +60,11 @@ class _Builder:
             made["timeout_seconds"] = timeout_seconds
         if self._draw(st.integers(0, 2)) == 1:
             made["compensation"] = self._compensation(name)
+        own = self._draw(_OWN_EVENTS)
+        by_handlers = kind not in ("signal", "child")
+        made["publishes_events"] = [each for each in own if by_handlers or "payload" not in each]
+        if self._draw(st.integers(0, 3)) == 1:
+            made["skippable"] = True
         self.steps.append(made)
         self._dependent_on.update(dependencies)
         match kind:
@@ -154,7 +161,7 @@ def dynamic_templates(draw: st.DrawFn) -> TaskTemplate:
             builder.add(draw(kinds), builder.earlier(3))
     steps = builder.finished()
     undone = any("compensation" in made for made in steps)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"domain_events": [{"name": COMMON}]}
     on_failure = draw(st.sampled_from([None, None, "compensate", "block", "fail"]))
     if on_failure is not None and (undone or on_failure != "compensate"):
         settings["on_failure"] = on_failure

@@ -25,9 +25,26 @@ from stepweave_orchestrator.core import (
     decide,
     evolve,
 )
+from stepweave_orchestrator.core.allowed import allowed_actions, allowed_step_actions
 from stepweave_orchestrator.core.children import start_order, task_result
 from stepweave_orchestrator.core.commands import AdmitStep, Command, ForkTask, Limits, SignalTask
 from stepweave_orchestrator.core.dispatching import all_result_numbers
+from stepweave_orchestrator.core.operator_commands import (
+    AnyOperatorCommand,
+    CompleteStep,
+    GiveUpTask,
+    OperatorCommand,
+    PauseTask,
+    ResetStep,
+    ResolveStep,
+    ResolveTask,
+    ResumeTask,
+    RetryTask,
+    SkipStep,
+    StepAction,
+    StepCommand,
+    TaskAction,
+)
 from stepweave_orchestrator.core.snapshot import decode_snapshot, encode_snapshot
 from stepweave_orchestrator.core.state import ACTIVE, HIDDEN, SUSPENDED, initial
 from stepweave_orchestrator.core.view import task_response
@@ -35,6 +52,8 @@ from stepweave_schemas import codec, events, result
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.template import TaskTemplate
 
+from .dynamic_domain_events import SAID, DomainEvents, known
+from .dynamic_domain_events import expected as domain_events_with
 from .dynamic_model import Fact, Model
 from .scenario import CORRELATION_ID, T0_MS, TASK_ID, entropy, new_task
 
@@ -55,6 +74,20 @@ WORDS: Final = (
     "released",
     "started",
 )
+#: What operators ask: the command and what it is called.
+TASK_COMMANDS: Final[dict[str, type[TaskAction]]] = {
+    "pause": PauseTask,
+    "resume": ResumeTask,
+    "retry": RetryTask,
+    "give_up": GiveUpTask,
+    "resolve_manually": ResolveTask,
+}
+STEP_COMMANDS: Final[dict[str, type[StepAction]]] = {
+    "reset_for_retry": ResetStep,
+    "resolve_manually": ResolveStep,
+    "complete_manually": CompleteStep,
+    "skip": SkipStep,
+}
 #: What a child may say.
 _CHILD_WORDS: Final = frozenset({"answer", "failure", "permanent", "started"})
 
@@ -92,6 +125,7 @@ class DynamicWorld:
         self.mail: list[result.AnyOutcome] = []
         self.delivered: list[result.AnyOutcome] = []
         self.signals: list[SignalTask] = []
+        self.operated: list[AnyOperatorCommand] = []
         self._decisions = 0
         #: How often each type of event, and each situation of interest, occurred.
         self.seen: Counter[str] = Counter()
@@ -105,6 +139,34 @@ class DynamicWorld:
     def cancel(self) -> None:
         """An operator cancels."""
         self._command(CancelTask("no need", "ada"))
+
+    def operate(self, action: str) -> None:
+        """An operator asks something of the task."""
+        self._operate(TASK_COMMANDS[action](by="ada", reason="why", request_id=f"r{len(self.operated)}"))
+
+    def operate_step(self, action: str, name: str, pick: int) -> None:
+        """An operator asks something of a step."""
+        more: dict[str, Any] = {}
+        if action == "complete_manually":
+            run = self.model.runs.get(name)
+            decides = run is not None and run.kind == "handler" and run.template.type == "decision"
+            names = list(self._branches(name, pick >> 1)) if decides else []
+            if decides and pick % 7 == 0:
+                names.append("nobody")
+            more["result"] = json.dumps({"create_steps": names} if decides else {"by_hand": pick})
+        request_id = f"r{len(self.operated)}"
+        self._operate(STEP_COMMANDS[action](step=name, by="ada", reason="why", request_id=request_id, **more))
+
+    def operate_again(self, number: int) -> None:
+        """A request of an operator arrives once more; one that was carried out changes nothing."""
+        asked, known = self.operated[number], self.state.version
+        carried_out = asked.request_id in self.model.operator_requests
+        self._operate(asked)
+        assert not carried_out or self.state.version == known, "a repeated request changed something"
+
+    def _operate(self, asked: AnyOperatorCommand) -> None:
+        self.operated.append(asked)
+        self._command(asked)
 
     def wake(self) -> None:
         """The timer fires, perhaps for nothing."""
@@ -138,7 +200,7 @@ class DynamicWorld:
             "lease_token": given_out.token,
             "worker_id": "worker-1",
         }
-        outcome = self._said(given_out, word, pick, about)
+        outcome = self._publishing(self._said(given_out, word, pick, about), pick)
         assert codec.decode_outcomes(codec.encode(outcome)) == [outcome]
         self.mail.append(outcome)
 
@@ -242,6 +304,17 @@ class DynamicWorld:
         assert state.next_wake_ms() == model.next_wake_ms()
         assert [(kept.signal, json.loads(kept.payload)) for kept in state.mailbox] == model.mailbox
         self._check_counters()
+        self._check_allowed()
+
+    def _check_allowed(self) -> None:
+        """What operators may do, by the model and by the core."""
+        state, model = self.state, self.model
+        assert set(allowed_actions(state)) == (model.actions() or set()) or model.phase == "absent"
+        for number, step in enumerate(state.steps):
+            if step.status not in HIDDEN and model.phase != "absent":
+                run = model.runs.get(state.name_of(number))
+                allowed = set() if run is None or model.is_skipped(run) else model.step_actions(run)
+                assert set(allowed_step_actions(state, number)) == allowed, state.name_of(number)
 
     def _check_counters(self) -> None:
         """Every counter is what a count says."""
@@ -255,7 +328,7 @@ class DynamicWorld:
         runs, skipped = model.existing(), list(found.values()).count("skipped")
         assert state.existing_count == len(runs) + skipped
         assert state.existing_count == len(state.shown_steps())
-        assert state.done_count == skipped + sum(run.end == "complete" or run.tolerated for run in runs)
+        assert state.done_count == skipped + sum(run.done or run.tolerated for run in runs)
         assert sorted(map(state.name_of, state.failed)) == sorted(run.name for run in model.broken())
         for number, spec in enumerate(self.plan.steps):
             unmet = [parent for parent in set(spec.dependencies) if not model.met(parent, found)]
@@ -263,21 +336,26 @@ class DynamicWorld:
         for number, counted in state.batches.items():
             workers = model.batches[self.plan.steps[number].name].workers
             ends = [worker.end for worker in workers]
-            begun = sum(bool(worker.tries) for worker in workers)
-            assert (counted.count, counted.begun) == (len(workers), begun)
-            assert (counted.succeeded, counted.failed) == (ends.count("complete"), ends.count("error"))
-            assert counted.running == sum(bool(worker.tries) and not worker.end for worker in workers)
+            batch = model.batches[self.plan.steps[number].name]
+            done = sum(worker.done for worker in workers)
+            assert (counted.count, counted.begun) == (len(workers), batch.begun)
+            assert (counted.succeeded, counted.failed) == (done, ends.count("error"))
+            assert counted.running == sum(worker.awaited for worker in workers)
+            assert [state.name_of(one) for one in counted.again] == [one.name for one in batch.queue]
+            assert counted.completed == batch.told_complete
         if state.saga is not None:
             left = sum(not run.end for run in model.compensations())
             assert state.saga.left_count == left == sum(state.saga.left.values())
         assert (state.status == "complete") == (
-            state.phase != "pending" and state.done_count == state.existing_count
+            state.version > 0
+            and state.done_count == state.existing_count
+            and state.phase not in ("cancelled", "resolved_manually")
         )
 
     def check_end(self) -> None:
         """Everything was answered and every timer fired: the task has ended, or says why it can not."""
         state, status = self.state, self.state.status
-        assert status in ("complete", "cancelled", "error", "blocked_by_failures")
+        assert status in ("complete", "cancelled", "error", "blocked_by_failures", "resolved_manually")
         assert state.next_wake_ms() is None
         assert len(set(self.tries)) == len(self.tries)
         assert len({each.token for each in self.tries}) == len(self.tries), "a token was given twice"
@@ -291,6 +369,13 @@ class DynamicWorld:
             assert json.loads(task_result(state)) == self.model.task_result()
 
     # -- what workers say --------------------------------------------------------------------
+
+    def _publishing(self, outcome: result.AnyOutcome, pick: int) -> result.AnyOutcome:
+        """The outcome, with what its handler published now and then."""
+        if pick % 3 or isinstance(outcome, result.Started | result.Lost | result.Released):
+            return outcome
+        said = tuple(one for number, one in enumerate(SAID) if pick >> number & 1)
+        return msgspec.structs.replace(outcome, domain_events=said)
 
     def _is_child(self, name: str) -> bool:
         return self.model.runs[name].kind == "child"
@@ -392,8 +477,8 @@ class DynamicWorld:
         assert encode_snapshot(self.state) == before, "decide changed the state"
         return decision
 
-    def _expected(self, command: Command, happened: list[events.Event]) -> list[Fact]:
-        """What the model says; it is told which delays chance chose, and checks that they are within bounds."""
+    def _expected(self, command: Command, happened: list[events.Event]) -> list[Fact] | None:
+        """What the model says, `None` where it refuses; it is told which delays chance chose, and checks that they are within bounds."""
         model = self.model
         model.now_ms = self.now_ms
         model.chosen_delays_ms = {
@@ -408,6 +493,13 @@ class DynamicWorld:
                 return model.cancel()
             case Wake():
                 return model.wake()
+            case StepCommand():
+                value = json.loads(command.result) if isinstance(command, CompleteStep) else None
+                action = str(command.__struct_config__.tag)
+                return model.operate_step(action, command.step, value, command.request_id)
+            case OperatorCommand():
+                action = next(name for name, kind in TASK_COMMANDS.items() if kind is type(command))
+                return model.operate(action, command.request_id)
             case SignalTask():
                 return model.signal(command.signal, command.signal_id, json.loads(command.payload))
             case AdmitStep():
@@ -422,12 +514,25 @@ class DynamicWorld:
         self._decisions += 1
         happened = [] if isinstance(decision, Rejection) else decision
         expected = self._expected(command, happened)
-        facts = sorted(map(repr, map(fact_of, happened)))
+        if isinstance(command, OperatorCommand):
+            assert isinstance(decision, Rejection) == (expected is None), f"{decision}, expected {expected}"
+        expected = expected or []
+        others = [event for event in happened if not isinstance(event, DomainEvents)]
+        published = [known(event) for event in happened if isinstance(event, DomainEvents)]
+        placeholders = {
+            self.state.name_of(batch.first) for batch in self.state.batches.values() if batch.is_no_op
+        }
+        wanted = domain_events_with(self.template, others, command, placeholders)
+        assert sorted(published) == sorted(wanted), f"{published}, expected {wanted}"
+        facts = sorted(map(repr, map(fact_of, others)))
         assert facts == sorted(map(repr, expected)), f"{facts}, expected {expected}"
         ended = self.state.is_terminal
         first = self.state.version
+        stopped = [slot for slot, batch in self.state.batches.items() if batch.stopped]
         for event in happened:
             self._commit(event, ended)
+        if any(not self.state.batches[slot].stopped for slot in stopped):
+            self.seen["a batch goes on after it was stopped"] += 1
         if happened:
             self.moments[self.state.version] = encode_snapshot(self.state)
         self._check()
@@ -544,6 +649,14 @@ def fact_of(event: events.Event) -> Fact:
             return (event.TYPE, event.steps_completed)
         case events.TaskBlocked():
             return (event.TYPE, sorted(event.failed_steps), event.unreachable_steps_count)
+        case events.TaskResolvedManually():
+            return (event.TYPE, sorted(event.cancelled_steps))
+        case events.StepReset():
+            return ("reset", event.step_name, event.attempt)
+        case events.StepResolvedManually():
+            return ("resolve_manually", event.step_name, event.attempt)
+        case events.StepCompletedManually():
+            return ("complete_manually", event.step_name, event.attempt)
         case events.TaskFailed():
             cleanup = sorted(event.requires_manual_cleanup)
             return (event.TYPE, sorted(event.failed_steps), event.compensation_status, cleanup)

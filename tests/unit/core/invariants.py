@@ -36,7 +36,8 @@ def check_state(state: TaskState) -> None:
         step = state.steps[number]
         unmet = [parent for parent in plan.parents[number] if not _is_met(state, parent)]
         assert step.unmet == len(unmet), f"{spec.name} waits for {unmet}, and says {step.unmet}"
-        assert step.attempt <= (spec.retry.max_attempts if spec.retry.retryable else 1)
+        tries = step.attempt - step.forgiven
+        assert tries <= (spec.retry.max_attempts if spec.retry.retryable else 1)
     for number, (name, step) in enumerate(steps.items()):
         assert state.number_of(name) == number
         _check_step(name, step)
@@ -75,8 +76,10 @@ def check_counters(state: TaskState) -> None:
     for slot, batch in state.batches.items():
         workers = state.steps[batch.first : batch.first + batch.count]
         assert all(worker.made_from == slot for worker in workers)
-        passed = [_has_begun(worker) or worker.reused is not None for worker in workers]
-        assert batch.begun == [*passed, False].index(False), "the next worker to begin is another one"
+        _check_begun(batch.begun, workers)
+        waiting = {batch.first + at for at, one in enumerate(workers) if one.status == "pending"}
+        assert set(batch.again) == {number for number in waiting if number < batch.first + batch.begun}
+        assert len(set(batch.again)) == len(batch.again)
         assert batch.running == sum(worker.status in _UNDER_WAY for worker in workers)
         assert batch.succeeded == sum(worker.status in MET for worker in workers)
         assert batch.failed == sum(worker.status == "error" for worker in workers)
@@ -85,6 +88,12 @@ def check_counters(state: TaskState) -> None:
 def _has_begun(step: StepState) -> bool:
     """Whether a try of a made step was given out, or a gate was asked for one."""
     return step.attempt > 0 or step.status == "held"
+
+
+def _check_begun(begun: int, workers: list[StepState]) -> None:
+    """The first ones have begun, were settled by an operator before, or are reused; the one after them is none of it."""
+    assert not any(_has_begun(worker) for worker in workers[begun:])
+    assert begun == len(workers) or (workers[begun].status not in MET and workers[begun].reused is None)
 
 
 def _is_met(state: TaskState, slot: int) -> bool:
@@ -106,11 +115,12 @@ def _check_step(name: str, step: StepState) -> None:
         assert not step.lease_token or step.attempt, name
     if step.status in (*ACTIVE, "waiting_for_child", "waiting_for_retry"):
         assert step.lease_token, name
-    if step.status in ("pending", "skipped", *HIDDEN):
+    if step.status in HIDDEN or (step.status in ("pending", "skipped") and not step.attempt):
         assert (step.attempt, step.settled_by, step.due_at_ms, step.lease_token) == (0, "", None, ""), name
     if step.status in OPEN:
         assert not step.settled_by, name
-    if step.status not in ("pending", "cancelled", *HIDDEN):
+    # An operator may settle a step before its dependencies are done.
+    if step.status not in ("pending", "cancelled", *HIDDEN, *MET) or step.settled_by == "success":
         assert step.unmet == 0, f"{name} ran before its dependencies"
     if step.status not in ("in_progress", "waiting_for_retry", *SUSPENDED):
         assert step.due_at_ms is None, f"{name} would be woken for nothing"
@@ -122,7 +132,7 @@ def _check_step(name: str, step: StepState) -> None:
     if step.status in ("waiting_for_retry", "error"):
         assert step.fault is not None, name
     if step.compensates < 0:
-        done = step.status in MET and step.status not in ("skipped", "resolved_manually")
+        done = step.status in MET - {"skipped", "resolved_manually"}
         assert (step.result is not None) == done, f"{name} is {step.status}; its result is {step.result}"
     assert len(set(step.refused_attempts)) == len(step.refused_attempts), f"{name}: refused twice"
 
@@ -148,14 +158,27 @@ def _check_batches(state: TaskState) -> None:
         spec = state.the_plan.batch_of(slot)
         workers = state.steps[batch.first : batch.first + batch.count]
         assert spec.parallelism is None or batch.running <= spec.parallelism, "more batches at once than may"
-        if batch.begun:
+        if batch.running:
             assert state.steps[slot].unmet == 0, "a batch ran before its dependencies"
         if batch.stopped:
-            assert not [worker for worker in workers if worker.status in NOT_RUNNING]
-        elif not state.is_terminal and state.steps[slot].unmet == 0 and state.hold is None:
-            pending_count = batch.count - batch.begun
+            assert not [
+                worker
+                for at, worker in enumerate(workers)
+                if worker.status in NOT_RUNNING and batch.first + at not in batch.again
+            ]
+        elif (
+            not state.is_terminal
+            and state.steps[slot].unmet == 0
+            and state.phase != "paused"
+            and state.hold is None
+        ):
+            pending_count = batch.count - batch.begun + len(batch.again)
             assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
-        beginnings = [_has_begun(worker) for worker in workers if worker.reused is None]
+        beginnings = [
+            _has_begun(worker)
+            for worker in workers
+            if worker.status not in ("pending", *MET) and worker.reused is None
+        ]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 
 
@@ -189,7 +212,9 @@ def _check_saga(state: TaskState) -> None:
 def _next_wake_ms(state: TaskState) -> int | None:
     if state.phase == "pending":
         return state.start_at_ms
-    return min((step.due_at_ms for step in state.steps if step.due_at_ms is not None), default=None)
+    held = {"waiting_for_retry"} if state.phase == "paused" else set()
+    due = [step.due_at_ms for step in state.steps if step.status not in held]
+    return min((due_at_ms for due_at_ms in due if due_at_ms is not None), default=None)
 
 
 def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
@@ -205,8 +230,8 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
             assert state.failed, "blocked for no reason"
             assert not open_steps, "blocked while something could go on"
             assert not named("compensating")
-        case "cancelled":
-            assert not named("pending"), "cancelled, but steps still wait"
+        case "cancelled" | "resolved_manually":
+            assert not named("pending"), "ended, but steps still wait"
             assert not open_steps
         case "steps_in_process":
             assert named(*ACTIVE), "nothing runs, and nobody says so"
@@ -221,5 +246,7 @@ def _check_task(state: TaskState, named: Callable[..., list[str]]) -> None:
             assert named("waiting_for_retry", *ACTIVE), "nothing is being undone any more"
         case "pending":
             assert not any(step.attempt for step in state.steps)
-    if state.status in ("complete", "error", "cancelled"):
+        case "paused":
+            assert not named("held") and state.hold is None, "a paused task stands in a line"
+    if state.is_terminal:
         assert not state.mailbox

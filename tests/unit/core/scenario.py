@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from stepweave_orchestrator.core import (
     evolve,
 )
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, AdmitStep, Command, Limits, SignalTask
+from stepweave_orchestrator.core.operator_commands import CompleteStep, OperatorCommand
 from stepweave_orchestrator.core.snapshot import encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_schemas import codec, events, result
@@ -43,6 +44,7 @@ CORRELATION_ID: Final = "0198c0de-0000-7000-8000-00000000000c"
 #: When every story begins, in milliseconds since the Unix epoch.
 T0_MS: Final = 1_767_268_800_000
 WORKER: Final = "worker-1"
+AnyOperator = TypeVar("AnyOperator", bound=OperatorCommand)
 CONTEXT: Final = msgspec.Raw(b'{"order":7}')
 
 
@@ -169,6 +171,17 @@ def checkpointed(step: str, attempt: int = 1, **fields: Any) -> Happened:
     return _of_step(events.StepCheckpointed, step, attempt, fields)
 
 
+def published(step: str, name: str, attempt: int = 1, **fields: Any) -> Happened:
+    if "payload" in fields:
+        fields["payload"] = msgspec.Raw(msgspec.json.encode(fields["payload"]))
+    return _of_step(events.DomainPublished, step, attempt, {"name": name, **fields})
+
+
+def not_published(step: str, name: str, refusal: str, attempt: int = 1, **fields: Any) -> Happened:
+    more = {"name": name, "refusal": refusal, **fields}
+    return _of_step(events.StepDomainEventRefused, step, attempt, more)
+
+
 def skipped(step: str, **fields: Any) -> Happened:
     return Happened(events.StepSkipped, {"step_name": step, **fields})
 
@@ -233,6 +246,34 @@ def not_undone(step: str, attempt: int = 1, **fields: Any) -> Happened:
     """The compensation of a step failed for good."""
     compensation = f"compensate:{step}"
     return _of_step(events.CompensationFailed, compensation, attempt, {"compensates": step, **fields})
+
+
+def paused(**fields: Any) -> Happened:
+    return Happened(events.TaskPaused, fields)
+
+
+def resumed(**fields: Any) -> Happened:
+    return Happened(events.TaskResumed, fields)
+
+
+def given_up(**fields: Any) -> Happened:
+    return Happened(events.TaskGivenUp, fields)
+
+
+def task_resolved(*cancelled_steps: str, **fields: Any) -> Happened:
+    return Happened(events.TaskResolvedManually, {"cancelled_steps": cancelled_steps, **fields})
+
+
+def reset(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepReset, step, attempt, fields)
+
+
+def resolved(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepResolvedManually, step, attempt, fields)
+
+
+def completed_by_hand(step: str, attempt: int = 1, **fields: Any) -> Happened:
+    return _of_step(events.StepCompletedManually, step, attempt, _encoded(fields))
 
 
 def new_task(plan: Plan, **fields: Any) -> events.TaskCreated:
@@ -360,6 +401,11 @@ def save(
     return Told(result.Checkpointed, step, attempt, given_out, {**progress, **fields})
 
 
+def say(name: str, payload: object = None, *, problem: str = "") -> result.DomainEvent:
+    """A domain event that a handler publishes."""
+    return result.DomainEvent(name=name, payload=msgspec.Raw(msgspec.json.encode(payload)), problem=problem)
+
+
 def _encoded(fields: dict[str, Any]) -> dict[str, Any]:
     if "result" in fields:
         return {**fields, "result": msgspec.Raw(msgspec.json.encode(fields["result"]))}
@@ -377,6 +423,17 @@ def cancel(reason: str = "no need", by: str = "someone") -> CancelTask:
 
 def wake() -> Wake:
     return Wake()
+
+
+def wish(kind: type[AnyOperator], step: str = "", **fields: Any) -> AnyOperator:
+    """What an operator asks of a task or a step; a `request_id` makes it the same request."""
+    about = {"step": step} if step else {}
+    return kind(**{"by": "ada", "reason": "why not", **about, **fields})
+
+
+def complete(step: str, result: object = None, **fields: Any) -> CompleteStep:
+    """An operator's result of a step."""
+    return wish(CompleteStep, step, result=msgspec.json.encode(result).decode(), **fields)
 
 
 # -- the story -----------------------------------------------------------------------------------
@@ -463,6 +520,15 @@ class Scenario:
         assert isinstance(decision, Rejection), f"not refused: {decision}"
         assert decision.code == code, decision
         assert decision.reason
+        return self
+
+    def then_refused(self, why: str, status: str, *allowed: str) -> Self:
+        """An operator's wish is refused: with this in the reason, this status, and what is allowed instead."""
+        decision = self._decision
+        self.then_rejected("CONFLICT")
+        assert isinstance(decision, Rejection)
+        assert why in decision.reason, decision
+        assert (decision.status, decision.allowed_actions) == (status, allowed)
         return self
 
     def record(self, *happened: events.Event) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from stepweave_orchestrator.core import Plan, compile_plan
 from stepweave_schemas.template import TaskTemplate
+from stepweave_schemas.template.value_checks import ValueChecks
 
 #: A retry policy whose delays are known: 1 s each.
 EVERY_SECOND: Final[dict[str, Any]] = {"backoff": "fixed", "backoff_base_ms": 1_000, "jitter": 0.0}
@@ -38,6 +39,12 @@ def compiled(*steps: str | dict[str, Any], **settings: Any) -> Plan:
     """The plan of `template(…)`, compiled from its canonical JSON as the orchestrator does."""
     made = template(*steps, **settings)
     return compile_plan(made.canonical_json(), made.content_hash())
+
+
+def checked(*steps: str | dict[str, Any], **settings: Any) -> Plan:
+    """As `compiled`, with the template's schemas."""
+    made = template(*steps, **settings)
+    return compile_plan(made.canonical_json(), made.content_hash(), ValueChecks(made.canonical()))
 
 
 def one_step(**settings: Any) -> Plan:

@@ -19,7 +19,7 @@ from stepweave_schemas.template import TaskTemplate, load_template
 
 from .dynamic_laws import Laws
 from .dynamic_templates import SIGNALS, dynamic_templates
-from .dynamic_world import WORDS, DynamicWorld
+from .dynamic_world import STEP_COMMANDS, TASK_COMMANDS, WORDS, DynamicWorld
 from .scenario import T0_MS
 
 _asked = os.environ.get("STEPWEAVE_EXAMPLES")
@@ -36,6 +36,8 @@ ACTIONS_MIN: Final = 25
 #: Rounds of examples that are drawn besides, where the first ones miss something.
 FURTHER_ROUNDS_MAX: Final = 20
 ACTIONS_MAX: Final = 70
+#: So often an operator helps a task that is blocked at the end of a story.
+HELPED_MAX: Final = 3
 
 #: Which of several things an action is about; taken modulo their number.
 which = st.integers(0, 1_000)
@@ -61,6 +63,12 @@ actions = st.one_of(
     st.tuples(st.sampled_from(["fire", "fire", "wake", "create"])),
     st.tuples(st.just("signal"), st.sampled_from(SIGNALS)),
     st.tuples(st.just("signal_again"), which),
+    st.tuples(st.just("operate"), st.sampled_from(["pause", "resume", "resume", *TASK_COMMANDS])),
+    st.tuples(st.just("operate_step"), st.sampled_from(sorted(STEP_COMMANDS)), which, picks),
+    st.tuples(
+        st.just("operate_step"), st.sampled_from(["reset_for_retry", "resolve_manually"]), which, picks
+    ),
+    st.tuples(st.just("operate_again"), which),
     st.tuples(st.just("restart"), which, st.booleans()),
 )
 
@@ -98,13 +106,32 @@ def act(world: DynamicWorld, action: tuple[Any, ...]) -> None:
             world.signal(name)
         case ("signal_again", number) if world.signals:
             world.signal_again(number % len(world.signals))
+        case ("operate", action) if action != "resolve_manually" or world.now_ms % 5 == 0:
+            world.operate(action)
+        case ("operate_step", action, number, pick):
+            world.operate_step(action, operated(world, action, number, pick), pick)
+        case ("operate_again", number) if world.operated:
+            world.operate_again(number % len(world.operated))
         case ("restart", number, by_snapshot):
             world.restart(number % (len(world.ledger) + 1), by_snapshot=by_snapshot)
 
 
+def operated(world: DynamicWorld, action: str, number: int, pick: int) -> str:
+    """The step that an operator asks something of: mostly one where it can be done, and where it is less simple."""
+    runs = world.model.runs
+    possible = [name for name, run in runs.items() if action in world.model.step_actions(run)]
+    special = [name for name in possible if name not in world.model.slots]
+    broken = [name for name in special or possible if runs[name].end]
+    for names in (broken, special, possible) if pick % 4 else ():
+        if names:
+            return names[number % len(names)]
+    names = list(runs) or ["nobody"]
+    return names[number % len(names)]
+
+
 def finish(world: DynamicWorld, endings: list[tuple[str, int]]) -> None:
     """Every message arrives, every try is answered, every timer fires, every signal comes, until nothing is left."""
-    answers = 0
+    answers = helped = 0
     while True:
         while world.mail:
             world.deliver(0)
@@ -113,13 +140,29 @@ def finish(world: DynamicWorld, endings: list[tuple[str, int]]) -> None:
             word, pick = endings[answers % len(endings)]
             world.send(world.unanswered[0], word, pick + answers)
             answers += 1
+        elif world.state.phase == "paused":
+            world.operate("resume")
         elif (due_ms := world.state.next_wake_ms()) is not None:
             world.now_ms = max(world.now_ms, due_ms)
             world.wake()
         elif awaited and awaited[0].wait_for_signal is not None:
             world.signal(awaited[0].wait_for_signal.name)
-        else:
+        elif world.state.phase != "blocked_by_failures" or helped == HELPED_MAX:
             return
+        else:
+            help_out(world, endings[helped % len(endings)][1] + helped)
+            helped += 1
+
+
+def help_out(world: DynamicWorld, pick: int) -> None:
+    """An operator does something about a blocked task."""
+    if pick % 3 == 0:
+        world.operate("give_up")
+    elif pick % 4 == 1:
+        world.operate("retry")
+    else:
+        action = "reset_for_retry" if pick % 4 == 2 else "resolve_manually"
+        world.operate_step(action, operated(world, action, pick, 1), pick)
 
 
 def _awaits(world: DynamicWorld, name: str) -> bool:
@@ -220,6 +263,13 @@ SITUATIONS: Final = (
     "refused: stale_attempt",
     "refused: step_finished",
     "refused: task_finished",
+    "skipped by hand",
+    "step.completed_manually: decision",
+    "step.completed_manually: standard",
+    "step.completed_manually: untouched",
+    "step.resolved_manually: decision",
+    "step.resolved_manually: tried",
+    "step.resolved_manually: untouched",
     "undone because the failure asks for it",
     "undone one after another",
     "undone side by side",

@@ -180,19 +180,28 @@ def test_a_task_follows_the_semantics_whatever_happens(
         world.deliver_again(repeated)
 
 
-#: What no step of a plain template brings about; `test_dynamic_properties.py` has the properties of these.
+#: What no step of a plain template brings about; other tests of this folder have the properties of these.
 OF_DYNAMIC_WORKFLOWS = (
     "batch.",
-    "circuit.",
     "child.",
+    "circuit.",
     "compensation.",
     "concurrency.",
     "decision.",
+    "domain.",
     "rate.",
     "signal.",
     "step.checkpointed",
+    "step.completed_manually",
+    "step.domain_event_refused",
+    "step.reset",
+    "step.resolved_manually",
     "step.reused",
     "step.skipped",
+    "task.given_up",
+    "task.paused",
+    "task.resolved_manually",
+    "task.resumed",
 )
 #: How often each event type occurred in the examples.
 SEEN: Counter[str] = Counter()

@@ -49,6 +49,17 @@ EVENTS: Final[list[events.Event]] = [
         depth=1,
     ),
     events.TaskStarted(start_at_ms=1),
+    events.DomainPublished(
+        **_STEP,
+        **_TASK,
+        name="order.paid",
+        payload=msgspec.Raw(b'{"order":7}'),
+        outcome="success",
+        template_version="1.0.0",
+    ),
+    events.StepDomainEventRefused(
+        **_STEP, name="order.paid", refusal="undeclared", message="no such event", worker_id="w-1"
+    ),
     events.TaskBlocked(**_TASK, failed_steps=("greet",), unreachable_steps_count=0, error_message="boom"),
     events.TaskCompleted(
         **_TASK, template_version="1.0.0", context=CONTEXT, steps_completed=4, duration_ms=12
@@ -101,6 +112,20 @@ EVENTS: Final[list[events.Event]] = [
         error_message="no answer",
         error_code="STEP_TIMEOUT",
     ),
+    events.StepSkipped(**_NAMED, reason="operator", skipped_by="ada", explanation="no need", request_id="r"),
+    events.StepReset(**_STEP, reason="it is mended", reset_by="ada", request_id="r"),
+    events.StepResolvedManually(**_NAMED, attempt=0, reason="", resolved_by=""),
+    events.StepCompletedManually(
+        **_STEP,
+        result=msgspec.Raw(b"[1]"),
+        metadata=msgspec.Raw(b'{"ticket":7}'),
+        reason="done",
+        completed_by="ada",
+    ),
+    events.TaskPaused(reason="wait", paused_by="ada", request_id="r"),
+    events.TaskResumed(reason="", resumed_by="ada"),
+    events.TaskGivenUp(reason="no use", given_up_by="ada"),
+    events.TaskResolvedManually(**_TASK, reason="done", resolved_by="ada", cancelled_steps=("greet",)),
     events.DecisionRouted(**_NAMED, chosen=("a",), created=("a", "b")),
     events.DecisionRouted(
         **_NAMED, chosen=("a",), created=("a", "b"), excluded=("c",), routing_context=CONTEXT
@@ -246,6 +271,13 @@ OUTCOMES: Final[list[result.AnyOutcome]] = [
     result.Started(**_TRY, started_at_ms=1),
     result.Success(**_TRY),
     result.Success(**_TRY, result=CONTEXT, metadata=CONTEXT, started_at_ms=1, duration_ms=0),
+    result.Success(
+        **_TRY,
+        domain_events=(
+            result.DomainEvent(name="order.paid", payload=CONTEXT),
+            result.DomainEvent(name="order.paid", problem="it is no JSON"),
+        ),
+    ),
     result.Failure(**_TRY, error_message="boom"),
     result.Failure(
         **_TRY,
@@ -290,6 +322,20 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     "task.fork": [
         api.ForkTask(task_id=TASK_ID),
         api.ForkTask(task_id=TASK_ID, from_steps=("greet",), version="latest", context=CONTEXT, dry_run=True),
+    ],
+    "task.pause": [api.PauseTask(task_id=TASK_ID), api.PauseTask(task_id=TASK_ID, request_id=TASK_ID)],
+    "task.resume": [api.ResumeTask(task_id=TASK_ID, resumed_by="ada")],
+    "task.retry": [api.RetryTask(task_id=TASK_ID, reset_by="ada", reason="it is mended")],
+    "task.give_up": [api.GiveUpTask(task_id=TASK_ID)],
+    "task.resolve": [api.ResolveTask(task_id=TASK_ID, resolved_by="ada")],
+    "step.update": [
+        api.UpdateStep(task_id=TASK_ID, step="greet", action=action)
+        for action in (
+            api.ResetForRetry(reason="it is mended", reset_by="ada"),
+            api.ResolveManually(),
+            api.CompleteManually(completion_data=api.CompletionData(result=msgspec.Raw(b"7"))),
+            api.Skip(skipped_by="ada"),
+        )
     ],
     "task.results": [api.GetResults(task_id=TASK_ID), api.GetResults(task_id=TASK_ID, offset=9)],
     "task.events": [api.GetEvents(task_id=TASK_ID, limit=1_000)],
@@ -426,6 +472,12 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
             run_count=1,
         )
     ],
+    "task.pause": [_TASK_RESPONSE],
+    "task.resume": [_TASK_RESPONSE],
+    "task.retry": [_TASK_RESPONSE],
+    "task.give_up": [_TASK_RESPONSE],
+    "task.resolve": [_TASK_RESPONSE],
+    "step.update": [api.UpdateStepReply(task=_TASK_RESPONSE, step=_SUMMARY)],
     "task.results": [api.ResultsReply(results={"greet": CONTEXT}, next_offset=1)],
     "task.events": [api.EventsReply(events=(msgspec.Raw(msgspec.json.encode(ENVELOPES[0])),))],
     "gate.list": [api.GatePage(gates=(_GATE_ITEM,), has_next=True)],

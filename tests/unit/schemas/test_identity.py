@@ -65,3 +65,18 @@ def test_entropy_is_96_bits_and_never_twice_the_same() -> None:
     drawn = {mint.entropy() for _ in range(1_000)}
     assert len(drawn) == 1_000
     assert all(len(bytes.fromhex(one)) == 12 for one in drawn)
+
+
+def test_equal_numbers_look_alike() -> None:
+    same = {"a": [1.0, {"b": -2.0}], "c": 100.0, "d": "1.0", 'e"\\': 0.5, "f": -0.0, "3.0": "\\", "g": 4.0}
+    written = identity.content_json(same)
+    assert written == b'{"3.0":"\\\\","a":[1,{"b":-2}],"c":100,"d":"1.0","e\\"\\\\":0.5,"f":0,"g":4}'
+    for kept in ({"a": 1e300}, {"a": 1.05}, {"a": 0.1, "b": "5.0"}, {"a": 1.0e-7}, {}):
+        assert identity.content_json(kept) == identity.canonical_json(kept)
+
+
+def test_deep_values_are_no_trouble() -> None:
+    value: object = 1.0
+    for _ in range(400):
+        value = [value]
+    assert identity.content_json(value) == b"[" * 400 + b"1" + b"]" * 400

@@ -96,7 +96,11 @@ def _object_of(document: dict[str, Any], sample: dict[str, Any]) -> dict[str, An
     """The object schema that describes the sample: the document, or the member of its union."""
     if "anyOf" not in document:
         return document
-    kinds = {inner["properties"]["kind"]["const"]: inner for inner in document["$defs"].values()}
+    kinds = {
+        inner["properties"]["kind"]["const"]: inner
+        for inner in document["$defs"].values()
+        if "kind" in inner["properties"]
+    }
     return dict(kinds[sample["kind"]])
 
 

@@ -146,3 +146,55 @@ def test_batches_change_for_batchable_steps_only() -> None:
     assert [(problem.code, problem.path, problem.line) for problem in problems] == [
         ("BAD_VALUE", "environments.test.steps[0].batch_config", 7)
     ]
+
+
+WAITS = """\
+name: t
+steps:
+- name: charge
+  handler: h
+  compensation: {handler: {callable: undo, initialization: {url: live}}, retry: {max_attempts: 5}}
+- {name: approve, depends_on: charge, wait_for_signal: {name: go, timeout_seconds: 60}}
+environments:
+  test:
+    steps:
+    - name: ALL
+      compensation: {retry: {limit: 1}, timeout_seconds: 2}
+      wait_for_signal: {timeout_seconds: 1}
+    - name: charge
+      compensation: {handler_config: {url: test}}
+"""
+
+
+def test_waits_and_compensations_may_differ() -> None:
+    charge, approve = load_template(WAITS, environment="test").template.steps
+    assert charge.compensation is not None
+    assert charge.compensation.handler.callable == "undo"
+    assert charge.compensation.handler.initialization == {"url": "test"}
+    assert (charge.compensation.retry.max_attempts, charge.compensation.timeout_seconds) == (1, 2)
+    assert approve.wait_for_signal is not None
+    assert (approve.wait_for_signal.name, approve.wait_for_signal.timeout_seconds) == ("go", 1)
+    assert (charge.wait_for_signal, approve.compensation) == (None, None)
+    _, problems = check_template(WAITS.replace("name: ALL", "name: approve"))
+    assert [(problem.code, problem.path, problem.line) for problem in problems] == [
+        ("BAD_VALUE", "environments.test.steps[0].compensation", 11)
+    ]
+    _, problems = check_template(WAITS.replace("{timeout_seconds: 1}", "{name: other}"))
+    assert [(problem.code, problem.path) for problem in problems] == [
+        ("UNKNOWN_KEY", "environments.test.steps[0].wait_for_signal.name")
+    ]
+
+
+def test_an_environment_that_the_template_does_not_name() -> None:
+    template, problems = check_template(TEXT, "t.yaml", "prodction")
+    assert template is not None
+    assert [(problem.code, problem.path, problem.line, problem.severity) for problem in problems] == [
+        ("UNKNOWN_ENVIRONMENT", "environments", 13, "warning")
+    ]
+    assert (problems[0].hint, "test, production" in problems[0].message) == (
+        "did you mean 'production'?",
+        True,
+    )
+    # A template that differs nowhere says nothing of environments.
+    _, problems = check_template("name: t\nsteps: [{name: a, handler: h}]", "t.yaml", "anything")
+    assert problems == ()

@@ -14,6 +14,7 @@ from stepweave_schemas.template import Problem, TaskTemplate, load_template
 EVERYTHING_DYNAMIC = """\
 name: t
 on_failure: compensate
+domain_events: [work.started]
 steps:
 - {name: choose, handler: h, type: decision_point}
 - name: split
@@ -24,7 +25,12 @@ steps:
 - {name: work, handler: h, type: batch_worker, depends_on: split, compensation: {handler: undo, retry: {limit: 2}}}
 - {name: approve, depends_on: choose, wait_for_signal: {name: go, timeout_seconds: 5, default: {ok: false}}}
 - {name: refund, depends_on: approve, child_task: {name: other, context: {by: "${steps.approve.by}"}}}
-- {name: finish, handler: h, type: deferred, depends_on: [work, refund]}
+- name: finish
+  handler: h
+  type: deferred
+  depends_on: [work, refund]
+  publishes_events: [order.finished]
+  result_schema: {type: object}
 """
 
 
@@ -47,9 +53,6 @@ def test_what_runs_is_not_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "step", "path"),
     [
-        ({}, {"publishes_events": ["order.paid"]}, "steps[0].publishes_events"),
-        ({}, {"result_schema": {"type": "object"}}, "steps[0].result_schema"),
-        ({"domain_events": ["order.paid"]}, {}, "domain_events"),
         ({"lifecycle": {"max_duration_seconds": 5}}, {}, "lifecycle"),
     ],
 )
@@ -58,9 +61,8 @@ def test_what_does_not_run_yet_is_refused(fields: dict[str, Any], step: dict[str
     assert paths(found, "NOT_SUPPORTED") == [path]
 
 
-def test_what_has_no_effect_is_warned_about() -> None:
-    found = unsupported(template({"handler": "h", "skippable": True}), "t.yaml")
-    assert paths(found, "NOT_SUPPORTED", "warning") == ["steps[0].skippable"]
+def test_what_operators_may_skip_is_run() -> None:
+    assert unsupported(template({"handler": "h", "skippable": True}), "t.yaml") == ()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,20 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """It contradicts what exists: the same key with another request, the same version with other content."""
+    """It contradicts what exists: the same key with another request, the same version with other content, or
+    something that is asked of a task or step in a state that does not allow it."""
+
+    @property
+    def state(self) -> str | None:
+        """The state of the task or step that was to be changed."""
+        found = self.details.get("state")
+        return found if isinstance(found, str) else None
+
+    @property
+    def allowed_actions(self) -> list[str]:
+        """What may be asked of that task or step instead."""
+        found = self.details.get("allowed_actions")
+        return found if isinstance(found, list) else []
 
 
 class ValidationFailed(ApiError):

@@ -28,6 +28,7 @@ from .api_errors import (
     Unavailable,
     api_error,
 )
+from .encoding import encode_json
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
 from .responses import (
     CreatedTask,
@@ -54,6 +55,8 @@ TRY_TIMEOUT_SECONDS: Final = 2.5
 #: come back together.
 RETRY_PAUSE_SECONDS_MIN: Final = 0.05
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
+#: Whatever a refusal says, asking again is not put off for longer.
+RETRY_AFTER_SECONDS_MAX: Final = 60.0
 #: Events may be switched off in a namespace, so waiting looks by itself too, this often.
 WAIT_POLL_SECONDS: Final = 2.0
 WATCH_POLL_SECONDS: Final = 1.0
@@ -62,14 +65,17 @@ BULK_REQUESTS_MAX: Final = 4
 #: Room for what surrounds the tasks in a bulk request.
 _ENVELOPE_BYTES: Final = 1024
 
-_TERMINAL_EVENTS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
+_TERMINAL_EVENTS: Final = frozenset(
+    {"task.completed", "task.failed", "task.cancelled", "task.resolved_manually"}
+)
 
 
 class Client:
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are
-    minted once. Refusals raise a subclass of `ApiError`; without any answer it is `Unavailable` or `ApiTimeout`.
+    minted once. A create that is refused because too much is under way is asked for again when the answer said, and
+    raises `Backpressure` where that does not help within `timeout_seconds`. Other refusals raise a subclass of `ApiError`; without any answer it is `Unavailable` or `ApiTimeout`.
     """
 
     def __init__(
@@ -189,7 +195,8 @@ class Client:
         """Start many tasks in few round trips; each element is a mapping with the arguments of `create_task`.
 
         Each task stands on its own: the answer has, in the same order, its id or its error, also where nobody
-        answered for some of them. `timeout_seconds` is for each round trip.
+        answered for some of them. Those that are refused because too much is under way are sent again for as long
+        as `timeout_seconds`, which is the time of each round trip too.
         """
         prepared = [one if isinstance(one, api.CreateTask) else create_request(dict(one)) for one in requests]
         prepared = [one if one.task_id else msgspec.structs.replace(one, task_id=uuid7()) for one in prepared]
@@ -197,7 +204,7 @@ class Client:
         chunks = chunks_of(prepared, limit)
         slots = asyncio.Semaphore(BULK_REQUESTS_MAX)
 
-        async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+        async def send_once(chunk: list[api.CreateTask]) -> list[CreatedTask]:
             many = api.CreateMany(tasks=tuple(chunk))
             async with slots:
                 try:
@@ -212,6 +219,23 @@ class Client:
                 )
                 for one in reply.tasks
             ]
+
+        async def send(chunk: list[api.CreateTask]) -> list[CreatedTask]:
+            """Those that only their namespace's backlog keeps out are sent again, like a request that is refused."""
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + (self.timeout_seconds if timeout_seconds is None else timeout_seconds)
+            answers = await send_once(chunk)
+            while refused := {
+                number: one.error for number, one in enumerate(answers) if isinstance(one.error, Backpressure)
+            }:
+                pause = max(map(_backpressure_pause, refused.values())) + RETRY_PAUSE_SECONDS_MIN
+                if loop.time() + pause >= deadline:
+                    break
+                await asyncio.sleep(pause)
+                again = await send_once([chunk[number] for number in refused])
+                for number, answer in zip(refused, again, strict=True):
+                    answers[number] = answer
+            return answers
 
         answers = await asyncio.gather(*(send(chunk) for chunk in chunks))
         return [one for answer in answers for one in answer]
@@ -259,6 +283,47 @@ class Client:
         """Cancel a task: running handlers are told, later results are refused. Raises `Conflict` if it ended."""
         request = api.CancelTask(task_id=task_id, reason=reason, cancelled_by=cancelled_by)
         return await self._call("task.cancel", request, TaskResponse, timeout_seconds)
+
+    async def pause_task(
+        self, task_id: str, *, reason: str = "", paused_by: str = "", timeout_seconds: float | None = None
+    ) -> TaskResponse:
+        """Hold a task back: nothing of it begins until it is resumed; what runs ends as usual, and counts.
+
+        Raises `Conflict` where the task has ended or is being undone; one that is paused stays so.
+        """
+        request = api.PauseTask(task_id=task_id, reason=reason, paused_by=paused_by, request_id=uuid7())
+        return await self._call("task.pause", request, TaskResponse, timeout_seconds)
+
+    async def resume_task(
+        self, task_id: str, *, reason: str = "", resumed_by: str = "", timeout_seconds: float | None = None
+    ) -> TaskResponse:
+        """Go on with a paused task: everything that is ready begins. Raises `Conflict` where it is not paused."""
+        request = api.ResumeTask(task_id=task_id, reason=reason, resumed_by=resumed_by, request_id=uuid7())
+        return await self._call("task.resume", request, TaskResponse, timeout_seconds)
+
+    async def retry_task(
+        self, task_id: str, *, reason: str = "", reset_by: str = "", timeout_seconds: float | None = None
+    ) -> TaskResponse:
+        """Try every step again that has failed for good. Raises `Conflict` where none has."""
+        request = api.RetryTask(task_id=task_id, reason=reason, reset_by=reset_by, request_id=uuid7())
+        return await self._call("task.retry", request, TaskResponse, timeout_seconds)
+
+    async def give_up_task(
+        self, task_id: str, *, reason: str = "", given_up_by: str = "", timeout_seconds: float | None = None
+    ) -> TaskResponse:
+        """End a blocked task in `error`. Raises `Conflict` where it is not blocked."""
+        request = api.GiveUpTask(task_id=task_id, reason=reason, given_up_by=given_up_by, request_id=uuid7())
+        return await self._call("task.give_up", request, TaskResponse, timeout_seconds)
+
+    async def resolve_task(
+        self, task_id: str, *, reason: str = "", resolved_by: str = "", timeout_seconds: float | None = None
+    ) -> TaskResponse:
+        """Say that what a task was for is done: it ends in `resolved_manually`, and running handlers are told.
+
+        Raises `Conflict` where it has ended or is being undone.
+        """
+        request = api.ResolveTask(task_id=task_id, reason=reason, resolved_by=resolved_by, request_id=uuid7())
+        return await self._call("task.resolve", request, TaskResponse, timeout_seconds)
 
     async def signal(
         self,
@@ -349,20 +414,29 @@ class Client:
     ) -> AsyncIterator[Envelope]:
         """Every event of a task in order, those so far and then those to come, until it ends.
 
-        `until_blocked` ends too where the task waits for an operator.
+        `until_blocked` ends too where the task waits for an operator: not at an earlier block that one has lifted.
         """
         version = from_version
-        endings = _TERMINAL_EVENTS | {"task.blocked"} if until_blocked else _TERMINAL_EVENTS
+        # Where the first events are left out, the block may stand there.
+        may_be_blocked = until_blocked
         async with _Nudge(await self._link(), f"sw.evt.*.*.{checked_id(task_id)}.>") as nudge:
             while True:
                 ended = False
                 async for envelope in self._events(task_id, version):
                     version = envelope.version + 1
                     # Late results are recorded behind the end.
-                    ended = ended or envelope.type in endings
+                    ended = ended or envelope.type in _TERMINAL_EVENTS
+                    may_be_blocked = may_be_blocked or (until_blocked and envelope.type == "task.blocked")
                     yield envelope
                 if ended:
                     return
+                if may_be_blocked:
+                    task = await self.get_task(task_id)
+                    if task.is_blocked and task.stream_version < version:
+                        return
+                    may_be_blocked = task.is_blocked
+                    if task.stream_version >= version:
+                        continue
                 await nudge.wait(WATCH_POLL_SECONDS)
 
     async def get_events(
@@ -406,6 +480,77 @@ class Client:
     async def get_step(self, task_id: str, step: str, *, timeout_seconds: float | None = None) -> StepSummary:
         """One step by its name or uuid; raises `KeyError` naming the steps there are."""
         return (await self.get_task(task_id, timeout_seconds=timeout_seconds)).step(step)
+
+    async def reset_step(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        reason: str = "",
+        reset_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> StepSummary:
+        """Try a step again that has failed, or waits for its retry: now, with all its tries, from its last checkpoint.
+
+        `step` is its name or uuid, here and below. These four raise `NotFound` where there is no such step, and
+        `Conflict` where the step does not allow it: `error.state` and `error.allowed_actions` say what is.
+        """
+        action = api.ResetForRetry(reason=reason, reset_by=reset_by)
+        return await self._update_step(task_id, step, action, timeout_seconds)
+
+    async def resolve_step(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        reason: str = "",
+        resolved_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> StepSummary:
+        """Count a step as done that is not, without a result; what depends on it goes on."""
+        action = api.ResolveManually(reason=reason, resolved_by=resolved_by)
+        return await self._update_step(task_id, step, action, timeout_seconds)
+
+    async def complete_step(
+        self,
+        task_id: str,
+        step: str,
+        result: Any = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        reason: str = "",
+        completed_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> StepSummary:
+        """Complete a step that somebody has done by hand, with its result, which what depends on it reads.
+
+        That of a decision may be an object with `create_steps`: the steps that it chooses.
+        """
+        data = api.CompletionData(
+            result=msgspec.Raw(encode_json(result, "result")),
+            metadata=msgspec.Raw(encode_json(dict(metadata or {}), "metadata")),
+        )
+        action = api.CompleteManually(completion_data=data, reason=reason, completed_by=completed_by)
+        return await self._update_step(task_id, step, action, timeout_seconds)
+
+    async def skip_step(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        reason: str = "",
+        skipped_by: str = "",
+        timeout_seconds: float | None = None,
+    ) -> StepSummary:
+        """Skip a step that has not begun or has failed, and whose template says `skippable: true`."""
+        action = api.Skip(reason=reason, skipped_by=skipped_by)
+        return await self._update_step(task_id, step, action, timeout_seconds)
+
+    async def _update_step(
+        self, task_id: str, step: str, action: api.AnyStepAction, timeout_seconds: float | None
+    ) -> StepSummary:
+        request = api.UpdateStep(task_id=task_id, step=step, action=action, request_id=uuid7())
+        return (await self._call("step.update", request, _UpdatedStep, timeout_seconds)).step
 
     # -- templates -------------------------------------------------------------------------------
 
@@ -541,12 +686,26 @@ class Client:
                     raise
                 failure = error
             wait = pause * random.uniform(0.5, 1.5)
-            if isinstance(failure, Backpressure) and failure.retry_after is not None:
-                wait += failure.retry_after
+            if isinstance(failure, Backpressure):
+                wait += _backpressure_pause(failure)
+                if loop.time() + wait >= deadline:
+                    failure.message += f" (given up: not within {limit:g} s)"
             if loop.time() + wait >= deadline:
                 raise failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, RETRY_PAUSE_SECONDS_MAX)
+
+
+class _UpdatedStep(msgspec.Struct):
+    """What is of interest of an `api.UpdateStepReply`."""
+
+    step: StepSummary
+
+
+def _backpressure_pause(refusal: Backpressure) -> float:
+    """How long to wait before asking again: what was told or somewhat more, so that not all come back at once."""
+    told = min(refusal.retry_after or 0.0, RETRY_AFTER_SECONDS_MAX)
+    return told * random.uniform(1.0, 1.5)
 
 
 class _ErrorAnswer(msgspec.Struct):

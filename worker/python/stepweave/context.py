@@ -8,8 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from stepweave_schemas.dispatch import Dispatch
+from stepweave_schemas.result import DomainEvent
 
-from .results import StepHandlerResult
+from .published import Publications, as_read
+from .results import PublishedEvent, StepHandlerResult
 
 _decode = msgspec.json.Decoder().decode
 _NOT_READ: Final = object()
@@ -31,6 +33,7 @@ class StepContext:
         "_cursor",
         "_dispatch",
         "_input",
+        "_published",
         "_raw_results",
         "_results",
         "_step_inputs",
@@ -56,6 +59,8 @@ class StepContext:
         self._cursor: Any = _NOT_READ
         self._accumulated: Any = _NOT_READ
         self._cancelled = False
+        #: Most handlers publish nothing.
+        self._published: Publications | None = None
         #: What `heartbeat` calls besides; set by the worker.
         self.on_heartbeat: Callable[[], object] | None = None
         #: What the last `heartbeat` said; kept with a failure by time-out or shutdown.
@@ -322,6 +327,27 @@ class StepContext:
         self.heartbeat_details = details
         if self.on_heartbeat is not None:
             self.on_heartbeat()
+
+    def publish_event(self, name: str, payload: Any = None) -> None:
+        """Publish an event of your own domain, such as `order.paid`; from any thread.
+
+        The template declares it, in the step's `publishes_events` or the workflow's `domain_events`. `payload` is any
+        value that a result may be. It is sent with the step's outcome, and only if that counts and ends as the
+        declaration's `condition` says (by default: well), so a try that is repeated publishes once. Never raises and
+        never fails the step: what cannot be published is recorded as `step.domain_event_refused`.
+        """
+        if self._published is None:
+            self._published = Publications()
+        self._published.add(name, payload)
+
+    @property
+    def published_events(self) -> list[PublishedEvent]:
+        """What the handler has published so far, as subscribers will read it."""
+        return as_read(self.domain_events())
+
+    def domain_events(self) -> tuple[DomainEvent, ...]:
+        """The same as it stands in the outcome (for the worker)."""
+        return () if self._published is None else self._published.sent()
 
     def __repr__(self) -> str:
         return f"<StepContext {self.task_name}/{self.step_name} attempt {self.attempt} task {self.task_uuid}>"

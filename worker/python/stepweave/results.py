@@ -18,6 +18,15 @@ from .errors import ConfigurationError
 _FINAL_TYPES = frozenset({ErrorType.PERMANENT_ERROR, ErrorType.VALIDATION_ERROR})
 
 
+class PublishedEvent(msgspec.Struct, frozen=True):
+    """A domain event that a handler published with `context.publish_event`."""
+
+    name: str
+    payload: Any = None
+    #: Why it cannot be sent; such an event is recorded as refused, and the step goes on.
+    problem: str = ""
+
+
 class StepHandlerResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one try; make it with `success(...)`, `failure(...)` or `checkpoint(...)`.
 
@@ -51,6 +60,8 @@ class StepHandlerResult(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_cursor: Any = None
     checkpoint_items_processed: int = 0
     accumulated_results: Any = None
+    #: What the handler published with `context.publish_event`, as `run_handler` has read it.
+    domain_events: list[PublishedEvent] = []
 
     @property
     def is_decision(self) -> bool:

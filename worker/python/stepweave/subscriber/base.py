@@ -22,7 +22,8 @@ class BaseSubscriber:
 
         asyncio.run(OrderTracking().run())
 
-    An event goes to `handle_<type>` with its dot as an underscore, or to `handle_event` where there is none.
+    An event goes to `handle_<type>` with its dot as an underscore, or to `handle_event` where there is none. So does
+    a domain event: `domain.order.paid` to `handle_domain_order_paid`.
     Handlers may be plain or async. `name` says whose progress is remembered; by default the class's name in
     small letters with underscores.
     """
@@ -46,6 +47,9 @@ class BaseSubscriber:
         found: dict[str, tuple[Pattern, Callable[..., Any]]] = {}
         for text in texts:
             pattern = Pattern(text)
+            if pattern.of_domain:
+                found[text] = (pattern, self._method_for(pattern))
+                continue
             methods = {one: getattr(self, method_name(one), None) for one in sorted(pattern.types)}
             if catch_all is None and not any(methods.values()):
                 raise ConfigurationError(
@@ -59,6 +63,18 @@ class BaseSubscriber:
                     found[event_type] = (Pattern(event_type), catch_all)
         return list(found.values())
 
+    def _method_for(self, pattern: Pattern) -> Callable[..., Any]:
+        """The method that takes domain events of a name."""
+        named = "handle_event" if pattern.is_glob else method_name(pattern.text)
+        method: Callable[..., Any] | None = getattr(self, named, None) or getattr(self, "handle_event", None)
+        if method is None:
+            raise ConfigurationError(
+                f"{type(self).__name__} subscribes to {pattern.text!r} but has neither {named} nor handle_event"
+                if named != "handle_event"
+                else f"{type(self).__name__} subscribes to {pattern.text!r} but has no handle_event"
+            )
+        return method
+
     async def run(self, nats_url: str | Sequence[str] | None = None, **options: Any) -> None:
         """Work until SIGTERM or SIGINT; `options` are those of `Subscriber`."""
         from .subscriber import Subscriber
@@ -70,4 +86,4 @@ class BaseSubscriber:
 
 def method_name(event_type: str) -> str:
     """The method that takes events of a type: `step.failed` → `handle_step_failed`."""
-    return "handle_" + event_type.replace(".", "_")
+    return "handle_" + event_type.replace(".", "_").replace("-", "_")

@@ -19,7 +19,7 @@ from stepweave_schemas.mint import now_ms
 from .events import Event
 from .names import Names, TaskNames
 from .parked import ParkedEvent, ParkedEvents
-from .patterns import Pattern
+from .patterns import Pattern, address_of
 
 log = get_logger("stepweave.subscriber")
 
@@ -41,9 +41,9 @@ class EventHandler:
         self.namespace = namespace
         self.is_async = inspect.iscoroutinefunction(function)
 
-    def wants(self, event_type: str) -> bool:
-        """Whether one of its patterns matches."""
-        return any(pattern.matches(event_type) for pattern in self.patterns)
+    def wants(self, address: str) -> bool:
+        """Whether one of its patterns matches an event with this address (see `address_of`)."""
+        return any(pattern.matches(address) for pattern in self.patterns)
 
 
 class HandlerCaller:
@@ -112,9 +112,9 @@ class Delivery:
         self.failed_attempts_count = 0
         self.parked_count = 0
 
-    def wanted(self, event_type: str) -> bool:
-        """Whether any handler wants events of this type."""
-        return any(handler.wants(event_type) for handler in self._handlers)
+    def wanted(self, address: str) -> bool:
+        """Whether any handler wants events with this address."""
+        return any(handler.wants(address) for handler in self._handlers)
 
     async def deliver(self, envelope: Envelope, names: Names | None) -> None:
         """Call the handlers, or park the event for those that fail.
@@ -123,8 +123,9 @@ class Delivery:
         subscriber stops between two tries.
         """
         event: Event | None = None
+        address = address_of(envelope)
         for handler in self._handlers:
-            if not handler.wants(envelope.type):
+            if not handler.wants(address):
                 continue
             if names is None:
                 names = await self._names_of(envelope)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from stepweave_schemas.envelope import Envelope
+from stepweave_schemas.events import DomainPublished
+from stepweave_schemas.subjects import domain_event
 
 _decode = msgspec.json.Decoder().decode
+DOMAIN_PUBLISHED: Final = DomainPublished.TYPE
 
 
 class Event(Mapping[str, Any]):
@@ -43,6 +46,13 @@ class Event(Mapping[str, Any]):
             fields.setdefault("task_name", task_name)
         self._fields = fields
         self.data: Mapping[str, Any] = payload
+
+    @property
+    def address(self) -> str:
+        """What subscribers ask for: the type, or `domain.<name>` of a domain event."""
+        if self._fields["type"] != DOMAIN_PUBLISHED:
+            return str(self._fields["type"])
+        return domain_event(self._fields["name"])
 
     def __getitem__(self, name: str) -> Any:
         try:

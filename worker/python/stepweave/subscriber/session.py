@@ -21,7 +21,7 @@ from .cursor import WRITE_PAUSE_SECONDS, Cursor, CursorRecord
 from .delivery import Delivery, Stopped
 from .feed import OrderedFeed
 from .names import Names, TaskNames
-from .patterns import Feed, stream_of
+from .patterns import Feed, address_of, stream_of
 from .progress import InFlight, Progress
 
 log = get_logger("stepweave.subscriber")
@@ -162,7 +162,7 @@ class Session:
         message = self.progress.begin(seq)
         for envelope in envelopes:
             self._names.learn(envelope)
-            if not self.progress.is_new(message, envelope) or not self._delivery.wanted(envelope.type):
+            if not self.progress.is_new(message, envelope) or not self._delivery.wanted(address_of(envelope)):
                 continue
             message.left += 1
             self._in_flight += 1

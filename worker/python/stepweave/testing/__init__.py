@@ -13,10 +13,12 @@ from .waiting import eventually
 
 if TYPE_CHECKING:
     from .asserting import assert_events
+    from .operations import Operation
     from .virtual_loop import RealTimeExceeded
     from .workflow import Signal, WorkflowRun, run_workflow
 
 __all__ = [
+    "Operation",
     "RealTimeExceeded",
     "Signal",
     "WorkflowRun",
@@ -31,6 +33,7 @@ __all__ = [
 
 #: Loaded when first asked for: they bring the orchestrator's core along.
 _LATER = {
+    "Operation": "operations",
     "RealTimeExceeded": "virtual_loop",
     "Signal": "workflow",
     "WorkflowRun": "workflow",

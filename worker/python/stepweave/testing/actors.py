@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -37,6 +37,7 @@ from stepweave_orchestrator.core.decide import decide
 from stepweave_orchestrator.core.dispatching import all_result_numbers, build_dispatch
 from stepweave_orchestrator.core.evolve import evolve
 from stepweave_orchestrator.core.fork import Past, taken_over, unknown_steps
+from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand
 from stepweave_orchestrator.core.plan import compile_plan
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.state import initial
@@ -48,8 +49,9 @@ from stepweave_schemas.dispatch import Dispatch
 from stepweave_schemas.envelope import Envelope, timestamp
 from stepweave_schemas.identity import content_digest, derived_uuid
 from stepweave_schemas.template import TaskTemplate, highest_version
+from stepweave_schemas.template.value_checks import violations_text
 
-from .checking import violations
+from .checking import checks_of
 from .virtual_loop import VirtualClockLoop
 
 _WORKER_ID: Final = "test-worker"
@@ -103,6 +105,7 @@ class World:
         start_after_seconds: float,
         cancel_after_seconds: float | None,
         signals: list[Sent],
+        operations: Sequence[tuple[float, AnyOperatorCommand]] = (),
         original: Past | None = None,
         from_steps: tuple[str, ...] = (),
     ) -> str:
@@ -139,6 +142,8 @@ class World:
             self.soon(partial(root.begin, created, original, from_steps))
             for number, signal in enumerate(signals):
                 self.later(signal.after_seconds, partial(root.signal, signal, f"signal-{number}"))
+            for after_seconds, operation in operations:
+                self.later(after_seconds, partial(root.operate, operation))
             if cancel_after_seconds is not None:
                 command = CancelTask(reason="the test cancels", cancelled_by="test")
                 self.later(cancel_after_seconds, partial(root.decide, command))
@@ -239,10 +244,9 @@ class World:
             why = f"there is no template {name}{':' + version if version else ''} among `templates`"
             return None, "CHILD_TEMPLATE_NOT_FOUND", why
         template = versions[version]
-        found = violations(template.canonical().get("input_schema"), msgspec.json.decode(order.context))
+        found = checks_of(template).of_context(msgspec.json.decode(order.context))
         if found:
-            text = "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[:5])
-            why = f"the context does not fit the input schema of {name}: {text}"
+            why = f"the context does not fit the input schema of {name}: {violations_text(found)}"
             return None, "CHILD_CONTEXT_INVALID", why
         return template, "", ""
 
@@ -279,6 +283,7 @@ class World:
                 worker_id=_WORKER_ID,
                 started_at_ms=held.started_at_ms,
                 duration_ms=duration,
+                domain_events=held.context.domain_events(),
             )
         )
 
@@ -305,11 +310,12 @@ class TaskInMemory:
 
     def __init__(self, world: World, task_id: str, template: TaskTemplate, correlation_id: str) -> None:
         self._world = world
-        plan = compile_plan(template.canonical_json(), template.content_hash())
+        plan = compile_plan(template.canonical_json(), template.content_hash(), checks_of(template))
         self.state = initial(task_id, plan, correlation_id)
         self.log: list[Event] = []
         self._history: list[tuple[events.Event, int]] = []
         self.refused_signals: list[str] = []
+        self.refused_operations: list[str] = []
         self._timer: Callable[[], None] | None = None
 
     def decide(self, command: Command) -> None:
@@ -345,6 +351,12 @@ class TaskInMemory:
         refusal = self._carry_out(SignalTask(signal.name, signal_id, signal.payload, signal.sent_by))
         if refusal is not None:
             self.refused_signals.append(refusal.reason)
+
+    def operate(self, command: AnyOperatorCommand) -> None:
+        """What an operator asks; why it is refused is kept."""
+        refusal = self._carry_out(command)
+        if refusal is not None:
+            self.refused_operations.append(refusal.reason)
 
     def close(self) -> None:
         """Set no timer any more."""
@@ -384,6 +396,13 @@ class TaskInMemory:
             self._history.append((event, now))
         if state.is_terminal:
             world.pool.cancel(lambda held: held.dispatch.task_id == state.task_id)
+        by_hand = {
+            event.step_uuid
+            for event in decision
+            if isinstance(event, events.StepResolvedManually | events.StepCompletedManually)
+        }
+        if by_hand:
+            world.pool.cancel(lambda held: held.dispatch.step_uuid in by_hand)
         for event in decision:
             self._follow(event)
         if decision and state.is_terminal and (outcome := ended(state)) is not None:

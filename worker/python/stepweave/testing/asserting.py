@@ -13,7 +13,7 @@ from stepweave_schemas.envelope import Envelope
 
 from .workflow import WorkflowRun
 
-#: `"step.completed"`, `"step.completed charge"` (with the step's name), a mapping of fields with `type` among them,
+#: `"step.completed"`, `"step.completed charge"` (with the step's name), `"domain.order.paid"` (a domain event), a mapping of fields with `type` among them,
 #: or `...` for any number of events.
 Expected = str | Mapping[str, Any] | EllipsisType
 
@@ -64,7 +64,7 @@ def _matches(events: list[Event], expected: list[Expected]) -> bool:
 def _fits(event: Event, wanted: Expected) -> bool:
     if isinstance(wanted, str):
         event_type, _, step = wanted.partition(" ")
-        return event.type == event_type and (not step or event.get("step_name") == step)
+        return event_type in (event.type, event.address) and (not step or event.get("step_name") == step)
     assert isinstance(wanted, Mapping), f"expected events are texts, mappings or ..., not {wanted!r}"
     return all(name in event and event[name] == value for name, value in wanted.items())
 

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from stepweave.errors import ConfigurationError
+from stepweave_schemas.template import TaskTemplate
+from stepweave_schemas.template.value_checks import ValueChecks
 
 
-def violations(schema: Any, value: Any) -> list[dict[str, str]]:
-    """What of a value does not fit a schema: JSON pointer and message of each violation; nothing without a schema.
-
-    Raises `ConfigurationError` where the library is missing.
-    """
-    if schema is None:
-        return []
+def checks_of(template: TaskTemplate) -> ValueChecks:
+    """The compiled schemas of a template; raises `ConfigurationError` where it has some and the library is missing."""
     try:
-        import jsonschema_rs
+        return ValueChecks(template.canonical())
     except ImportError:
         raise ConfigurationError(
             "the template has a schema, and checking it needs the extra: pip install 'stepweave[server]'"
         ) from None
-    return [
-        {"pointer": "".join(f"/{part}" for part in error.instance_path), "message": error.message}
-        for error in jsonschema_rs.validator_for(schema).iter_errors(value)
-    ]

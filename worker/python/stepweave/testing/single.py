@@ -15,6 +15,7 @@ from stepweave.decorators import notes_of
 from stepweave.encoding import encode_json
 from stepweave.error_types import ErrorType
 from stepweave.invocation import Invocation, invocation_of
+from stepweave.published import as_read
 from stepweave.results import StepHandlerResult
 from stepweave.tracing import HandlerSpans
 from stepweave.worker.execution import outcome_of
@@ -126,7 +127,8 @@ def run_handler(
     earlier steps by name), `config`, `attempt`, `max_attempts`, `timeout_seconds`, `step_inputs` (of a batch),
     `checkpoint`, `compensates` and so on. The result has been to JSON and back, as dependent steps would read it:
     `is_decision` and `decision_steps` say what a decision chose, `is_batches` and `cursors` what an analyser cut,
-    `is_checkpoint` and `checkpoint_cursor` what was saved, `compensation_steps` what a failure wants undone. Works inside a running event loop too, which then
+    `is_checkpoint` and `checkpoint_cursor` what was saved, `compensation_steps` what a failure wants undone,
+    `domain_events` what the handler published. Works inside a running event loop too, which then
     waits; use `run_handler_async` where the handler needs that loop.
     """
 
@@ -160,11 +162,18 @@ async def run_dispatch(dispatch: Dispatch, invocation: Invocation) -> StepHandle
         result = await ended
     finally:
         pool.close()
-    return _as_read(outcome_of(dispatch, result, worker_id=_WORKER_ID))
+    domain_events = context.domain_events()
+    return _as_read(outcome_of(dispatch, result, worker_id=_WORKER_ID, domain_events=domain_events))
 
 
 def _as_read(outcome: Success | Failure | Decided | Batches | Checkpointed) -> StepHandlerResult:
     """An outcome as others read it: from its JSON."""
+    read = _without_events(outcome)
+    events = as_read(outcome.domain_events)
+    return msgspec.structs.replace(read, domain_events=events) if events else read
+
+
+def _without_events(outcome: Success | Failure | Decided | Batches | Checkpointed) -> StepHandlerResult:
     if isinstance(outcome, Checkpointed):
         return StepHandlerResult.checkpoint(
             msgspec.json.decode(outcome.cursor),

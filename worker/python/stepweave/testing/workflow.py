@@ -20,9 +20,11 @@ from stepweave.subscriber.events import Event
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
 from stepweave_orchestrator.core.fork import Past
 from stepweave_schemas.template import TaskTemplate, load_template, load_template_file
+from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Sent, World
-from .checking import violations
+from .checking import checks_of
+from .operations import Operation, command_of
 from .virtual_loop import VirtualClockLoop
 
 #: The virtual time at which tasks start, unless told otherwise.
@@ -51,6 +53,7 @@ class WorkflowRun:
         seconds: float,
         children: dict[str, WorkflowRun],
         refused_signals: list[str],
+        refused_operations: list[str],
         past: Callable[[], Past],
     ) -> None:
         self._past = past
@@ -66,6 +69,8 @@ class WorkflowRun:
         self.children = children
         #: Why signals were refused, oldest first.
         self.refused_signals = refused_signals
+        #: Why operations were refused, oldest first.
+        self.refused_operations = refused_operations
 
     @property
     def status(self) -> str:
@@ -88,6 +93,14 @@ class WorkflowRun:
             if event.type == "step.retry_scheduled" and event["step_name"] == step
         ]
 
+    def published(self, name: str) -> list[Any]:
+        """The payloads of a domain event that the task published, oldest first."""
+        return [
+            event["payload"]
+            for event in self.events
+            if event.type == "domain.published" and event["name"] == name
+        ]
+
     def __repr__(self) -> str:
         return (
             f"<WorkflowRun {self.task.namespace}/{self.task.name} {self.status}, {len(self.events)} events>"
@@ -100,6 +113,7 @@ def run_workflow(
     context: Any = None,
     *,
     signals: Iterable[Signal] = (),
+    operations: Iterable[Operation] = (),
     templates: Iterable[str | Path | TaskTemplate] = (),
     at: datetime = DEFAULT_START,
     start_after_seconds: float = 0.0,
@@ -120,8 +134,8 @@ def run_workflow(
     `template` is YAML or JSON text, a path or a loaded template; `handlers` a registry, or functions and
     classes. The orchestrator's own core decides and the worker's own code runs the handlers, but the clock is
     virtual: backoff, time-outs and sleeps of async handlers take no time (what runs in threads or talks to
-    sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times; `templates` are what
-    child tasks are made of, with the same handlers. It ends where the task has ended or is blocked, or where
+    sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times, and `operations`
+    are what an operator does to it then; `templates` are what child tasks are made of, with the same handlers. It ends where the task has ended or is blocked, or where
     nothing more would happen (a signal that nobody sends). The same `seed` gives the same ids and the same jitter.
 
     `fork_of` is a run whose results are reused, as `Client.fork_task` does it: `from_steps` run anew with all that
@@ -129,7 +143,7 @@ def run_workflow(
 
     Raises `TemplateError` for a template with errors, `ValidationFailed` for a context or a signal that does not
     fit its schema and for an unknown step in `from_steps`, `Conflict` for a fork that would run nothing,
-    `RealTimeExceeded` where a handler hangs.
+    `ConfigurationError` for an operation that there is not, `RealTimeExceeded` where a handler hangs.
     """
     loaded = _load(template, environment)
     registry = handlers if isinstance(handlers, Registry) else Registry(handlers)
@@ -140,6 +154,7 @@ def run_workflow(
     payload = encode_json(context, "context")
     _check_context(loaded, msgspec.json.decode(payload))
     sent = [_sent(loaded, signal) for signal in signals]
+    operated = [(each.after_seconds, command_of(each, number)) for number, each in enumerate(operations)]
 
     def run() -> WorkflowRun:
         loop = VirtualClockLoop(real_seconds_max=real_seconds_max)
@@ -154,6 +169,7 @@ def run_workflow(
                 sent,
                 original,
                 tuple(from_steps),
+                operated,
             )
             return _as_run(world, runner.run(ran))
 
@@ -178,6 +194,7 @@ def _as_run(world: World, task_id: str) -> WorkflowRun:
         world.loop.time(),
         children,
         actor.refused_signals,
+        actor.refused_operations,
         actor.past,
     )
 
@@ -193,12 +210,11 @@ def _load(template: str | Path | TaskTemplate, environment: str | None) -> TaskT
 def _check_context(template: TaskTemplate, context: Any) -> None:
     if not isinstance(context, dict):
         raise ConfigurationError(f"a task's context is an object, not {type(context).__name__}")
-    found = violations(template.canonical().get("input_schema"), context)
+    found = checks_of(template).of_context(context)
     if found:
         raise ValidationFailed(
             "VALIDATION_FAILED",
-            "the context does not fit the template's input_schema: "
-            + "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[:5]),
+            f"the context does not fit the template's input_schema: {violations_text(found)}",
             {"violations": found},
         )
 
@@ -206,16 +222,17 @@ def _check_context(template: TaskTemplate, context: Any) -> None:
 def _sent(template: TaskTemplate, signal: Signal) -> Sent:
     payload = encode_json(signal.payload, f"signals.{signal.name}")
     value = msgspec.json.decode(payload)
-    waits = (step.get("wait_for_signal", {}) for step in template.canonical()["steps"])
+    checks = checks_of(template)
     found = [
-        violations(each.get("payload_schema"), value) for each in waits if each.get("name") == signal.name
+        checks.of_signal(step.name, value)
+        for step in template.steps
+        if step.wait_for_signal is not None and step.wait_for_signal.name == signal.name
     ]
     # Which of the steps it will be for is not known yet: it has to fit one of them.
     if found and all(found):
         raise ValidationFailed(
             "VALIDATION_FAILED",
-            f"the payload does not fit the payload_schema of signal {signal.name!r}: "
-            + "; ".join(f"{one['pointer'] or '/'}: {one['message']}" for one in found[0][:5]),
+            f"the payload does not fit the payload_schema of signal {signal.name!r}: {violations_text(found[0])}",
             {"violations": found[0]},
         )
     return Sent(signal.name, payload.decode(), signal.after_seconds, signal.sent_by)

@@ -23,6 +23,7 @@ from stepweave_schemas.result import (
     Batches,
     Checkpointed,
     Decided,
+    DomainEvent,
     Failure,
     Success,
 )
@@ -69,8 +70,9 @@ def outcome_of(
     worker_id: str,
     started_at_ms: int | None = None,
     duration_ms: int | None = None,
+    domain_events: tuple[DomainEvent, ...] = (),
 ) -> Success | Failure | Decided | Batches | Checkpointed:
-    """What the worker says about a try.
+    """What the worker says about a try; `domain_events` are what its handler published.
 
     What JSON cannot carry, or what is larger than it may be (a result with its metadata and a checkpoint
     `RESULT_BYTES_MAX`, cursors `CURSORS_BYTES_MAX`), becomes a permanent failure that says where and how much.
@@ -84,6 +86,8 @@ def outcome_of(
         "worker_id": worker_id,
     }
     times: dict[str, Any] = {"started_at_ms": started_at_ms, "duration_ms": duration_ms}
+    if domain_events:
+        the_try["domain_events"] = domain_events
     if result.is_success:
         try:
             if result.is_checkpoint:

@@ -419,6 +419,7 @@ class Worker:
             worker_id=self.worker_id,
             started_at_ms=held.started_at_ms,
             duration_ms=duration_ms,
+            domain_events=held.context.domain_events(),
         )
         self._results.add(held.dispatch.result_subject, outcome, partial(self._finish, held))
 
