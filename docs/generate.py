@@ -125,6 +125,33 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ),
     ("A name (namespace, template, step, queue), in characters", "stepweave_schemas.template:NAME_CHARS_MAX"),
     ("A name inside a subject, in bytes", "stepweave_schemas.subjects:NAME_BYTES_MAX"),
+    (
+        "An interval of a schedule, in seconds",
+        "stepweave_orchestrator.core.schedules.timing:EVERY_SECONDS_MAX",
+    ),
+    ("A schedule's jitter, in seconds", "stepweave_orchestrator.core.schedules.timing:JITTER_SECONDS_MAX"),
+    (
+        "A schedule's catch-up window, in seconds",
+        "stepweave_orchestrator.core.schedules.timing:CATCH_UP_SECONDS_MAX",
+    ),
+    ("A cron expression, in characters", "stepweave_orchestrator.core.schedules.cron:CRON_CHARS_MAX"),
+    (
+        "Tasks of one schedule at the same time; further firings wait",
+        "stepweave_orchestrator.core.schedules.state:RUNNING_TASKS_MAX",
+    ),
+    (
+        "Firings of a schedule decided at once; the rest follows",
+        "stepweave_orchestrator.core.schedules.decide:FIRINGS_PER_DECISION_MAX",
+    ),
+    ("Firings of one backfill", "stepweave_orchestrator.core.schedules.commands:BACKFILL_FIRINGS_MAX"),
+    (
+        "Backfills of a schedule at the same time",
+        "stepweave_orchestrator.core.schedules.commands:BACKFILLS_MAX",
+    ),
+    (
+        "Tasks of one backfill at the same time",
+        "stepweave_orchestrator.core.schedules.commands:BACKFILL_CONCURRENCY_MAX",
+    ),
     ("Shards of an installation", "stepweave_eventstore.store:SHARD_COUNT_MAX"),
 )
 
@@ -304,6 +331,15 @@ _OPERATION_TEXTS: Final = {
     "template.validate": "Every problem of a template; stores nothing",
     "template.get": "A version; without one the highest that is no prerelease",
     "template.list": "All versions of all templates, from the projection",
+    "schedule.create": "Begin a schedule, or with `replace` give it other settings; the same again changes nothing",
+    "schedule.get": "A schedule with its next ten firings and its last runs, from its actor",
+    "schedule.list": "A page of schedules, by namespace and name, from the projection",
+    "schedule.pause": "Fire no more until it is resumed",
+    "schedule.resume": "Fire again, from now on",
+    "schedule.trigger": "Fire once now",
+    "schedule.backfill": "Make up for the firings of a range in the past, or only count them",
+    "schedule.delete": "End a schedule; its tasks go on",
+    "schedule.preview": "When a timing would fire; stores nothing",
 }
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar, get_args
 import msgspec
 
 from .raw import NO_RAW
+from .schedule import ScheduleSpec
 
 #: The version that freshly written payloads carry.
 SCHEMA_VERSION = 1
@@ -55,6 +56,14 @@ class ForkOrigin(msgspec.Struct, frozen=True, kw_only=True):
     from_steps: tuple[str, ...] = ()
 
 
+class ScheduleLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The firing of a schedule that started a task."""
+
+    schedule_id: str
+    #: The moment that the firing stands for.
+    nominal_at_ms: int
+
+
 # -- tasks ---------------------------------------------------------------------------------------
 
 
@@ -87,6 +96,8 @@ class TaskCreated(Event, frozen=True, kw_only=True, tag="task.created"):
     depth: int = 0
     #: The task whose results this one reuses; the `step.reused` events of the same append carry them.
     forked_from: ForkOrigin | None = None
+    #: The firing that started this task; its schedule is told of the task's end.
+    schedule: ScheduleLink | None = None
 
 
 class TaskStarted(Event, frozen=True, kw_only=True, tag="task.started"):
@@ -768,6 +779,140 @@ class ShardReleased(Event, frozen=True, kw_only=True, tag="orchestrator.shard_re
     owner: str
 
 
+# -- schedules -----------------------------------------------------------------------------------
+
+
+class ScheduleCreated(Event, frozen=True, kw_only=True, tag="schedule.created"):
+    """A schedule exists; also the first event of its stream, and again where a deleted one is made anew."""
+
+    namespace: str
+    name: str
+    spec: ScheduleSpec
+    #: The next moment that it stands for; absent: none is left.
+    next_at_ms: int | None = None
+    created_by: str = ""
+
+
+class ScheduleUpdated(Event, frozen=True, kw_only=True, tag="schedule.updated"):
+    """A schedule has other settings from now on."""
+
+    spec: ScheduleSpec
+    next_at_ms: int | None = None
+    updated_by: str = ""
+
+
+class SchedulePaused(Event, frozen=True, kw_only=True, tag="schedule.paused"):
+    """A schedule does not fire by itself any more."""
+
+    note: str = ""
+    paused_by: str = ""
+
+
+class ScheduleResumed(Event, frozen=True, kw_only=True, tag="schedule.resumed"):
+    """A schedule fires again; what fell into the pause is counted by a `schedule.skipped` before this event."""
+
+    next_at_ms: int | None = None
+    note: str = ""
+    resumed_by: str = ""
+
+
+class ScheduleFired(Event, frozen=True, kw_only=True, tag="schedule.fired"):
+    """The order to start the task of one firing."""
+
+    task_id: str
+    #: The moment that the firing stands for.
+    nominal_at_ms: int
+    #: `regular`, `manual` or `backfill`.
+    cause: str
+    #: It had to wait for another task: the next moment was settled by its `schedule.deferred`.
+    deferred: bool = False
+    #: Of a regular firing the next moment of the schedule, of a backfill the next of its range; absent: none is left.
+    next_at_ms: int | None = None
+    #: The backfill, or what the caller named the manual firing.
+    request_id: str = ""
+    fired_by: str = ""
+
+
+class ScheduleDeferred(Event, frozen=True, kw_only=True, tag="schedule.deferred"):
+    """A firing waits for the schedule's running task to end."""
+
+    task_id: str
+    nominal_at_ms: int
+    cause: str
+    next_at_ms: int | None = None
+    request_id: str = ""
+    fired_by: str = ""
+
+
+class ScheduleSkipped(Event, frozen=True, kw_only=True, tag="schedule.skipped"):
+    """Firings that start no task: one event for all in a row."""
+
+    #: `overlap` (a task of the schedule runs), `overtaken` (a later firing takes the place), `missed` (older than the
+    #: catch-up window) or `paused`.
+    reason: str
+    count: int
+    #: The first of them, and the moment before which all of them are.
+    first_at_ms: int
+    until_ms: int
+    next_at_ms: int | None = None
+    #: It is the firing that waited: the next moment stays as it is.
+    deferred: bool = False
+
+
+class ScheduleFiringFailed(Event, frozen=True, kw_only=True, tag="schedule.firing_failed"):
+    """The task of a firing could not be created; the schedule goes on."""
+
+    task_id: str
+    nominal_at_ms: int
+    error_code: str
+    error_message: str
+
+
+class ScheduleTaskEnded(Event, frozen=True, kw_only=True, tag="schedule.task_ended"):
+    """The task of a firing has ended, or is blocked until an operator acts: it holds nothing up any more."""
+
+    task_id: str
+    nominal_at_ms: int
+    #: `complete`, `error`, `cancelled`, `resolved_manually` or `blocked_by_failures`.
+    status: str
+    error_code: str | None = None
+    error_message: str = ""
+
+
+class ScheduleTaskCancelRequested(Event, frozen=True, kw_only=True, tag="schedule.task_cancel_requested"):
+    """The order to cancel a running task, because the next firing takes its place."""
+
+    task_id: str
+    reason: str
+
+
+class ScheduleBackfillRequested(Event, frozen=True, kw_only=True, tag="schedule.backfill_requested"):
+    """Firings of a range in the past are made up for, in order."""
+
+    backfill_id: str
+    from_ms: int
+    until_ms: int
+    count: int
+    #: How many tasks of it may run at once.
+    concurrency: int
+    next_at_ms: int | None = None
+    requested_by: str = ""
+
+
+class ScheduleBackfillCompleted(Event, frozen=True, kw_only=True, tag="schedule.backfill_completed"):
+    """Every task of a backfill has ended."""
+
+    backfill_id: str
+    fired_count: int
+
+
+class ScheduleDeleted(Event, frozen=True, kw_only=True, tag="schedule.deleted"):
+    """A schedule is gone; the tasks that it started go on."""
+
+    reason: str = ""
+    deleted_by: str = ""
+
+
 AnyEvent = (
     TaskCreated
     | TaskStarted
@@ -835,6 +980,19 @@ AnyEvent = (
     | ThrottleQueued
     | ThrottlePassed
     | ThrottleDequeued
+    | ScheduleCreated
+    | ScheduleUpdated
+    | SchedulePaused
+    | ScheduleResumed
+    | ScheduleFired
+    | ScheduleDeferred
+    | ScheduleSkipped
+    | ScheduleFiringFailed
+    | ScheduleTaskEnded
+    | ScheduleTaskCancelRequested
+    | ScheduleBackfillRequested
+    | ScheduleBackfillCompleted
+    | ScheduleDeleted
 )
 
 #: Every event type by its name.

@@ -51,6 +51,11 @@ def template_stream_id(namespace: str, name: str) -> str:
     return derived_uuid("template", namespace, name)
 
 
+def schedule_stream_id(namespace: str, name: str) -> str:
+    """The stream of a schedule."""
+    return derived_uuid("schedule", namespace, name)
+
+
 def shard_stream_id(shard: int) -> str:
     """The system's own stream of a shard: who owned it and when."""
     return derived_uuid("shard", str(shard))

@@ -53,6 +53,15 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "template.validate": api.ValidationReply,
     "template.get": api.TemplateReply,
     "template.list": api.TemplatePage,
+    "schedule.create": api.ScheduleReply,
+    "schedule.get": api.ScheduleResponse,
+    "schedule.list": api.SchedulePage,
+    "schedule.pause": api.ScheduleResponse,
+    "schedule.resume": api.ScheduleResponse,
+    "schedule.trigger": api.TriggerReply,
+    "schedule.backfill": api.BackfillReply,
+    "schedule.delete": api.DeletedReply,
+    "schedule.preview": api.PreviewReply,
 }
 
 _UUID: Final = {"pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}

@@ -64,6 +64,15 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "template.validate": {"content": 7},
     "template.get": {"namespace": "default", "name": None},
     "template.list": {"namespace": 7},
+    "schedule.create": {"name": "s", "spec": {"cron": 7, "task": {"name": "t"}}},
+    "schedule.get": {"name": 7},
+    "schedule.list": {"limit": "1"},
+    "schedule.pause": {"name": "s", "note": 7},
+    "schedule.resume": {"name": "s", "note": 7},
+    "schedule.trigger": {"name": "s", "allow_overlap": "yes"},
+    "schedule.backfill": {"name": "s", "from_at": 7},
+    "schedule.delete": {"name": 7},
+    "schedule.preview": {"timing": {"cron": 7}},
 }
 
 

@@ -15,7 +15,15 @@ SDK: Final = REPOSITORY / "worker" / "python" / "stepweave"
 
 #: Where nothing is said about steps: what rejections and answers of the API are called, names in NATS, an
 #: orchestrator's part in tests.
-ELSEWHERE: Final = ("rejection.py", "api_errors.py", "client.py", "task_requests.py", "messaging", "testing")
+ELSEWHERE: Final = (
+    "rejection.py",
+    "api_errors.py",
+    "client.py",
+    "task_requests.py",
+    "schedule_calls.py",
+    "messaging",
+    "testing",
+)
 SOURCES: Final = {
     "orchestrator": [
         *(ORCHESTRATOR / "core").glob("*.py"),

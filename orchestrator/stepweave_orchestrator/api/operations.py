@@ -52,6 +52,7 @@ from .actions import TaskActionRequest, step_command, task_command
 from .creation import check_context, check_payload, check_request, check_text, identity, request_digest
 from .forking import LATEST, check_fork, fork_created
 from .gates import GateOperations
+from .schedules import ScheduleOperations
 
 #: Problems of a template in one answer.
 PROBLEMS_MAX = 200
@@ -111,6 +112,7 @@ class Operations:
             "template.validate": self.validate_template,
             "template.get": self.get_template,
             "template.list": self.list_templates,
+            **ScheduleOperations(store, shard_count, templates, router).handlers(),
         }
         gates = GateOperations(store, shard_count, router)
         self._handlers |= {

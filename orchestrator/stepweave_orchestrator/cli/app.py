@@ -23,6 +23,7 @@ from . import (
     orchestrator,
     projections,
     replay,
+    schedule,
     step,
     task,
     task_actions,
@@ -71,7 +72,7 @@ app.command()(dev.dev)
 app.command()(demo.demo)
 app.command()(new.new)
 task_actions.add_to(task.app)
-for _noun in (task, step, template, events):
+for _noun in (task, step, template, schedule, events):
     app.add_typer(_noun.app)
 app.command()(replay.replay)
 for _noun in (worker, orchestrator):

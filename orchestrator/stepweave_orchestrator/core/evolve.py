@@ -61,6 +61,7 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
     state.traceparent = event.traceparent
     state.start_at_ms = event.start_at_ms
     state.depth = event.depth
+    state.schedule = event.schedule
     state.created_at_ms = at_ms
     state.phase = "pending" if event.start_at_ms is not None else "steps_in_process"
     parent = event.parent

@@ -203,16 +203,12 @@ def _reuse_step(turn: Turn, slot: int, taken: dict[str, Taken], checks: Checks |
         if worker in turn.plan.workers_of(slot):
             _reuse(turn, slot, known)
             cut(turn, slot, worker, () if shaped.is_no_op else shaped.cursors, shaped.reason)
-    elif shaped is not None and spec.type == "decision":
-        chosen = _chosen(shaped)
+    elif isinstance(shaped, events.DecisionRouted | events.DecisionDeclined) and spec.type == "decision":
+        chosen = shaped.chosen if isinstance(shaped, events.DecisionRouted) else ()
         if _may_choose(turn.plan, slot, chosen):
             _reuse(turn, slot, known)
             reason = shaped.reason if isinstance(shaped, events.DecisionDeclined) else ""
             choose(turn, slot, chosen, reason, shaped.routing_context)
-
-
-def _chosen(shaped: events.Event | None) -> tuple[str, ...]:
-    return shaped.chosen if isinstance(shaped, events.DecisionRouted) else ()
 
 
 def _may_choose(plan: Plan, decision: int, names: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stepweave_schemas.events import StepCheckpointed
+from stepweave_schemas.events import ScheduleLink, StepCheckpointed
 from stepweave_schemas.gate import GateKind
 from stepweave_schemas.identity import step_uuid
 from stepweave_schemas.result import Checkpointed
@@ -280,6 +280,8 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     priority: int = 0
     parent_correlation_id: str | None = None
     parent: ParentStep | None = None
+    #: The firing of a schedule that started it.
+    schedule: ScheduleLink | None = None
     depth: int = 0
     forked_from: Origin | None = None
     traceparent: str | None = None

@@ -1,5 +1,7 @@
 """Orders of one task to another, from the CMD stream: start as a child, or be cancelled with the parent.
 
+Those of schedules come the same way and are handed to `schedule_orders`.
+
 An order may come again. A child that exists is not started twice: it says again how far it is, in case that was
 lost. A child that cannot begin says why to the step that wants it, before the order is acknowledged.
 """
@@ -34,6 +36,7 @@ from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.gate import AnyGateOrder, GateOrder
 from stepweave_schemas.identity import content_digest, is_uuid
+from stepweave_schemas.schedule_orders import ScheduleOrder, StartScheduled
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
@@ -42,13 +45,14 @@ from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
 from .owner import OwnerLoop
+from .schedule_orders import ScheduleOrders
 from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
 
-_decoder: msgspec.json.Decoder[AnyTaskOrder | AnyGateOrder] = msgspec.json.Decoder(
-    AnyTaskOrder | AnyGateOrder
+_decoder: msgspec.json.Decoder[AnyTaskOrder | AnyGateOrder | ScheduleOrder] = msgspec.json.Decoder(
+    AnyTaskOrder | AnyGateOrder | ScheduleOrder
 )
 #: When an order comes again that could not be carried out now.
 AGAIN_SECONDS: Final = 1.0
@@ -83,8 +87,9 @@ class ChildOrders:
         self._shard_of = shard_of
         self._metrics = metrics
         self._gates = GateOrders(messages, self._perform, shard_of)
-        #: For how long no child is to be started, where too much is under way.
+        #: For how long neither a child nor a scheduled task is to be started, where too much is under way.
         self._put_off = put_off
+        self._schedules = ScheduleOrders(templates, self._perform, self._say, self._cancel, shard_of)
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,8 +117,14 @@ class ChildOrders:
                     await self._start(shard, order)
                 elif isinstance(order, GateOrder):
                     await self._gates.carry_out(shard, order)
+                elif isinstance(order, CancelChild):
+                    by = f"task:{order.parent_task_id}"
+                    delivered = message.metadata.num_delivered
+                    await self._cancel(shard, order.task_id, order.reason, by, delivered)
                 else:
-                    await self._cancel(shard, order, message.metadata.num_delivered)
+                    if isinstance(order, StartScheduled) and (seconds := self._put_off()) is not None:
+                        raise _Later(seconds)
+                    await self._schedules.carry_out(shard, order, message.metadata.num_delivered)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._metrics.messages_refused += 1
             log.warning("refused an order", subject=message.subject, why=str(error))
@@ -218,14 +229,14 @@ class ChildOrders:
 
     # -- cancelling ------------------------------------------------------------------------------
 
-    async def _cancel(self, shard: int, order: CancelChild, delivered: int) -> None:
+    async def _cancel(self, shard: int, task_id: str, reason: str, by: str, delivered: int) -> None:
         ending = await self._perform(
             Work(
-                stream_id=order.task_id,
+                stream_id=task_id,
                 shard=shard,
-                command=CancelTask(order.reason, f"task:{order.parent_task_id}"),
-                causation_id=f"parent:{order.parent_task_id}",
-                actor_name=f"task:{order.parent_task_id}",
+                command=CancelTask(reason, by),
+                causation_id=by.replace("task:", "parent:", 1),
+                actor_name=by,
                 finish=lambda _: None,
             )
         )
@@ -233,7 +244,7 @@ class ChildOrders:
             if ending.code == "NOT_FOUND" and delivered < CANCEL_TRIES_MAX:
                 raise _Later(min(delivered * AGAIN_SECONDS, CANCEL_PAUSE_SECONDS_MAX))
             return
-        await self._ask(shard, order.task_id, self._tell_workers)
+        await self._ask(shard, task_id, self._tell_workers)
 
     async def _ask(self, shard: int, task_id: str, answer: Callable[[Actor], bytes]) -> None:
         await self._perform(

@@ -14,12 +14,14 @@ import msgspec
 from stepweave_orchestrator.core import build_dispatch
 from stepweave_orchestrator.core.children import begun, cancel_order, ended, start_order
 from stepweave_orchestrator.core.holding import join_of, join_order, leave_order, report_order
+from stepweave_orchestrator.core.schedules.orders import ended_notice
 from stepweave_schemas import events, subjects
 from stepweave_schemas.child import TaskOrder
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import DISPATCH_BYTES_MAX
 from stepweave_schemas.gate import GateOrder
 from stepweave_schemas.result import Outcome
+from stepweave_schemas.schedule_orders import ScheduleNotice
 
 from .actors import TaskActor
 
@@ -41,6 +43,16 @@ REPORTING: Final = frozenset(
         events.TaskFailed.TYPE,
         events.TaskCancelled.TYPE,
         events.TaskResolvedManually.TYPE,
+    }
+)
+#: Those after which a task tells the schedule that started it how it stands.
+SAID_TO_SCHEDULES: Final = frozenset(
+    {
+        events.TaskCompleted.TYPE,
+        events.TaskFailed.TYPE,
+        events.TaskCancelled.TYPE,
+        events.TaskResolvedManually.TYPE,
+        events.TaskBlocked.TYPE,
     }
 )
 
@@ -74,6 +86,9 @@ def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], in
         return None if report is None else task_order(report, f"f{event.step_uuid}{event.attempt}", shard_of)
     if isinstance(event, events.ChildCancelRequested):
         return task_order(cancel_order(actor.state, event), f"x{event.child_task_id}", shard_of)
+    if actor.state.schedule is not None:
+        notice = ended_notice(actor.state) if event.TYPE in SAID_TO_SCHEDULES else None
+        return None if notice is None else notice_order(notice, shard_of)
     parent = actor.state.parent
     if parent is None:
         return None
@@ -124,3 +139,11 @@ def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]
         for name, hold in [("", state.hold), *holds]
         if hold is not None
     ]
+
+
+def notice_order(
+    notice: ScheduleNotice, shard_of: Callable[[str], int], *, firing_number: int | None = None
+) -> Order:
+    """What a task says to the schedule that started it, by itself or as the answer to one of its firings."""
+    asked = "" if firing_number is None else f".{firing_number}"
+    return task_order(notice, f"e{notice.about_task_id}{notice.status}{asked}", shard_of)

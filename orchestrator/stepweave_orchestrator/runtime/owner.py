@@ -46,6 +46,7 @@ from stepweave_schemas.events import (
     DomainPublished,
     Event,
     StepEnqueued,
+    TaskBlocked,
     TaskCancelled,
     TaskCompleted,
     TaskCreated,
@@ -78,9 +79,11 @@ _WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
 STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
-#: The events that may order a message; some of them only where another task waits.
-_SAID_TO_PARENTS = frozenset({TaskCreated, TaskCompleted, TaskFailed, TaskCancelled, TaskResolvedManually})
-_ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_PARENTS
+#: The events that may order a message; some of them only where another task or a schedule waits.
+_SAID_TO_OTHERS = frozenset(
+    {TaskCreated, TaskCompleted, TaskFailed, TaskCancelled, TaskResolvedManually, TaskBlocked}
+)
+_ORDERING = frozenset({ChildRequested, ChildCancelRequested}) | GATING | FAILING | _SAID_TO_OTHERS
 
 
 class OwnerLoop:
@@ -390,7 +393,9 @@ class OwnerLoop:
             if kind is StepEnqueued:
                 assert isinstance(event, StepEnqueued)
                 order = dispatch_order(actor, event.step_name, event.attempt, event.lease_token)
-            elif kind in _ORDERING and (state.parent is not None or kind not in _SAID_TO_PARENTS):
+            elif kind in _ORDERING and (
+                kind not in _SAID_TO_OTHERS or state.parent is not None or state.schedule is not None
+            ):
                 order = order_of(actor, event, self._loader.shard_of)
             applied.append((event, state.version, order))
         return applied

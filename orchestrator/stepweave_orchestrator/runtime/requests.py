@@ -29,6 +29,7 @@ from stepweave_orchestrator.core.gates.view import gate_reply
 from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand
 from stepweave_orchestrator.core.operators import step_number
 from stepweave_orchestrator.core.rejection import Rejection
+from stepweave_orchestrator.core.schedules.commands import AnyScheduleCommand
 from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
 from stepweave_orchestrator.core.view import step_summary, task_response
@@ -46,6 +47,7 @@ from .forks import Forking, Forks, fork_reply
 from .gate_kinds import CIRCUIT, gate_item
 from .metrics import Metrics
 from .owner import OwnerLoop
+from .schedule_requests import asked, no_schedule, refusal_of, schedule_query, schedule_work
 from .templates import TemplateCatalogue
 from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
@@ -154,6 +156,15 @@ class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
     correlation_id: str
 
 
+class OfSchedule(_OwnerRequest, frozen=True, kw_only=True, tag="schedule"):
+    """Ask something of a schedule, or without a command how it stands. Answer: `schedule_requests.Asked`."""
+
+    #: For messages: `namespace/name`.
+    schedule: str
+    command: AnyScheduleCommand | None = None
+    correlation_id: str = ""
+
+
 OwnerRequest = (
     Create
     | CreateSeveral
@@ -167,6 +178,7 @@ OwnerRequest = (
     | GetGate
     | OpenCircuit
     | CloseCircuit
+    | OfSchedule
 )
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
@@ -310,6 +322,8 @@ class OwnerService:
                 return await self._query(shard, request.stream_id, _answer_gate)
             case OpenCircuit() | CloseCircuit():
                 return await self._set_circuit(shard, request)
+            case OfSchedule():
+                return await self._ask_schedule(shard, request)
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -521,6 +535,22 @@ class OwnerService:
             raise ApiError("NOT_FOUND", "there is no such circuit: nothing of it has failed yet")
         _done(ending, request.stream_id)
         return await self._query(shard, request.stream_id, _answer_gate)
+
+    async def _ask_schedule(self, shard: int, request: OfSchedule) -> bytes:
+        stream_id, command = request.stream_id, request.command
+        changed = False
+        if command is not None:
+            ending = await self._perform(schedule_work(stream_id, shard, command, request.correlation_id))
+            if (refusal := refusal_of(ending, request.schedule)) is not None:
+                raise refusal
+            changed = _done(ending, stream_id).changed
+        ending = await self._perform(schedule_query(stream_id, shard))
+        if (refusal := refusal_of(ending, request.schedule)) is not None:
+            raise refusal
+        answer = _done(ending, stream_id).answer
+        if answer == b"null" and command is None:
+            raise no_schedule(request.schedule)
+        return asked(changed, answer)
 
     async def _query(self, shard: int, stream_id: str, answer: Any) -> bytes:
         ending = await self._perform(

@@ -25,7 +25,7 @@ from . import stream_kinds
 from .actors import SYSTEM_NAMESPACE, StreamActor, TaskActor
 from .batch import Outgoing, Shard
 from .loading import ActorLoader, Unloadable
-from .orders import OPENING, REPORTING, Order, dispatch_order, held_orders, order_of
+from .orders import OPENING, REPORTING, SAID_TO_SCHEDULES, Order, dispatch_order, held_orders, order_of
 from .projector import Projector
 from .publisher import Publisher
 from .settings import Settings
@@ -39,7 +39,7 @@ READ_EVENTS_MAX = 2_000
 FLUSH_SECONDS = 5.0
 #: Tasks whose subject prefix is remembered while a tail is published.
 PREFIXES_MAX = 200_000
-_SAID_TO_PARENTS = (REPORTING | {TaskCreated.TYPE}) - {ChildCancelRequested.TYPE}
+_SAID_TO_OTHERS = (REPORTING | SAID_TO_SCHEDULES | {TaskCreated.TYPE}) - {ChildCancelRequested.TYPE}
 _ENDINGS = frozenset({"task.completed", "task.failed", "task.cancelled", "task.resolved_manually"})
 
 
@@ -48,8 +48,8 @@ class _Address(NamedTuple):
 
     prefix: str
     traceparent: str | None
-    #: Whether another task waits for its end.
-    is_child: bool = False
+    #: Whether another task or a schedule waits for its end.
+    is_awaited: bool = False
 
 
 class TakeOver:
@@ -151,7 +151,7 @@ class TakeOver:
         if record.type == ChildCancelRequested.TYPE or record.type in stream_kinds.ORDERING:
             return True
         address = prefixes.get(record.task_id)
-        return record.type in _SAID_TO_PARENTS and address is not None and address.is_child
+        return record.type in _SAID_TO_OTHERS and address is not None and address.is_awaited
 
     async def _order_again(self, shard: int, ordering: dict[str, list[Event]]) -> None:
         """Send what these events order, as far as it still holds."""
@@ -240,7 +240,7 @@ class TakeOver:
                 prefixes[record.task_id] = _Address(
                     subjects.event(event.template.namespace, event.template.name, record.task_id, ""),
                     event.traceparent,
-                    event.parent is not None,
+                    event.parent is not None or event.schedule is not None,
                 )
             elif record.task_id not in prefixes:
                 unknown[record.task_id] = None
@@ -252,7 +252,7 @@ class TakeOver:
                     prefixes[stream_id] = _Address(
                         actor.event_prefix,
                         None if task is None else task.traceparent,
-                        task is not None and task.parent is not None,
+                        task is not None and (task.parent is not None or task.schedule is not None),
                     )
 
     def _outgoing(self, record: EventRecord, prefixes: dict[str, _Address]) -> Outgoing:

@@ -11,6 +11,7 @@ from stepweave_schemas import api, events, result
 from stepweave_schemas.dispatch import Dispatch, StepCheckpoint
 from stepweave_schemas.envelope import Envelope, timestamp
 from stepweave_schemas.identity import step_uuid
+from stepweave_schemas.schedule import ClosedSpec, ClosedTask, ClosedTiming
 
 TASK_ID: Final = "0198c0de-0000-7000-8000-000000000001"
 STEP_UUID: Final = step_uuid(TASK_ID, "greet")
@@ -31,6 +32,15 @@ _PARENT: Final = events.ParentLink(
 _GATE: Final[dict[str, Any]] = {"gate_id": "0198c0de-0000-7000-8000-00000000000a", "token": "token"}
 _WAITER: Final[dict[str, Any]] = {"task_id": TASK_ID, "step_name": "greet", "token": "token"}
 _FAULT: Final[dict[str, Any]] = {"error_type": "handler_error", "error_message": "boom", "worker_id": "w-1"}
+
+SCHEDULE_ID: Final = "0198c0de-0000-8000-8000-000000000002"
+_SPEC: Final = ClosedSpec(
+    cron="0 6 * * *",
+    time_zone="Europe/Berlin",
+    jitter_seconds=60,
+    overlap="buffer_one",
+    task=ClosedTask(name="greeting", context=CONTEXT, tags=("daily",)),
+)
 
 EVENTS: Final[list[events.Event]] = [
     events.TaskCreated(template=_REF, context=CONTEXT, request_digest="sha256:11"),
@@ -213,6 +223,27 @@ EVENTS: Final[list[events.Event]] = [
     ),
     events.ShardAcquired(shard=0, epoch=1, owner="one"),
     events.ShardReleased(shard=7, epoch=2, owner="one"),
+    events.TaskCreated(
+        template=_REF,
+        context=CONTEXT,
+        request_digest="sha256:11",
+        schedule=events.ScheduleLink(schedule_id=SCHEDULE_ID, nominal_at_ms=1),
+    ),
+    events.ScheduleCreated(namespace="default", name="daily", spec=_SPEC, next_at_ms=1, created_by="ada"),
+    events.ScheduleUpdated(spec=_SPEC),
+    events.SchedulePaused(note="stock-taking", paused_by="ada"),
+    events.ScheduleResumed(next_at_ms=1),
+    events.ScheduleFired(
+        task_id=TASK_ID, nominal_at_ms=1, cause="backfill", next_at_ms=2, request_id="b1", fired_by="ada"
+    ),
+    events.ScheduleDeferred(task_id=TASK_ID, nominal_at_ms=1, cause="regular"),
+    events.ScheduleSkipped(reason="missed", count=100_000, first_at_ms=1, until_ms=2, next_at_ms=3),
+    events.ScheduleFiringFailed(task_id=TASK_ID, nominal_at_ms=1, error_code="E", error_message="boom"),
+    events.ScheduleTaskEnded(task_id=TASK_ID, nominal_at_ms=1, status="complete"),
+    events.ScheduleTaskCancelRequested(task_id=TASK_ID, reason="overtaken"),
+    events.ScheduleBackfillRequested(backfill_id="b1", from_ms=1, until_ms=9, count=2, concurrency=1),
+    events.ScheduleBackfillCompleted(backfill_id="b1", fired_count=2),
+    events.ScheduleDeleted(reason="moved", deleted_by="ada"),
 ]
 
 ENVELOPES: Final = [
@@ -347,6 +378,17 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     "template.validate": [api.ValidateTemplate(content="name: greeting", source="greeting.yaml")],
     "template.get": [api.GetTemplate(namespace="default", name="greeting")],
     "template.list": [api.ListTemplates()],
+    "schedule.create": [api.CreateSchedule(name="daily", spec=_SPEC, replace=True, created_by="ada")],
+    "schedule.get": [api.GetSchedule(name="daily")],
+    "schedule.list": [api.ListSchedules(), api.ListSchedules(namespace="jobs", status=("active",), limit=1)],
+    "schedule.pause": [api.PauseSchedule(name="daily", note="stock-taking")],
+    "schedule.resume": [api.ResumeSchedule(name="daily")],
+    "schedule.trigger": [api.TriggerSchedule(name="daily", allow_overlap=True, trigger_id="t1")],
+    "schedule.backfill": [
+        api.BackfillSchedule(name="daily", from_at="2026-01-01T00:00:00Z", concurrency=3, dry_run=True)
+    ],
+    "schedule.delete": [api.DeleteSchedule(name="daily", reason="moved")],
+    "schedule.preview": [api.PreviewSchedule(timing=ClosedTiming(every_seconds=60), count=3)],
 }
 
 _SUMMARY = api.StepSummary(
@@ -443,6 +485,51 @@ _GATE_REPLY = api.GateReply(
     waiting_count=1,
     next_at=timestamp(0),
 )
+_FIRING: Final = api.FiringTime(at="2026-01-01T05:00:00.000Z", local="2026-01-01T06:00:00+01:00")
+_RUN: Final = api.ScheduledRun(
+    task_uuid=TASK_ID, at="2026-01-01T05:00:00.000Z", cause="regular", status="complete"
+)
+_SCHEDULE: Final = api.ScheduleResponse(
+    schedule_id=SCHEDULE_ID,
+    namespace="default",
+    name="daily",
+    status="paused",
+    spec=_SPEC,
+    created_at="2026-01-01T05:00:00.000Z",
+    created_by="ada",
+    updated_at="2026-01-01T05:00:00.000Z",
+    paused_at="2026-01-01T05:00:00.000Z",
+    paused_by="ada",
+    note="stock-taking",
+    next_firings=(_FIRING,),
+    running=(_RUN,),
+    running_count=1,
+    waiting=_RUN,
+    backfills=(
+        api.BackfillView(
+            backfill_id="b1",
+            from_at="2026-01-01T05:00:00.000Z",
+            until_at="2026-01-02T05:00:00.000Z",
+            count=1,
+            fired_count=0,
+            concurrency=1,
+        ),
+    ),
+    runs=(_RUN,),
+    fired_count=1,
+    skipped_count=0,
+    failed_count=0,
+    stream_version=2,
+)
+_LISTED_SCHEDULE: Final = api.ScheduleListItem(
+    schedule_id=SCHEDULE_ID,
+    namespace="default",
+    name="daily",
+    status="active",
+    when="0 6 * * * (Europe/Berlin)",
+    template="default/greeting",
+    next_at="2026-01-01T05:00:00.000Z",
+)
 
 REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.create": [api.CreateTaskReply(task=_TASK_RESPONSE, replayed=True)],
@@ -488,6 +575,15 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "template.validate": [api.ValidationReply(valid=False, problems=({"code": "UNKNOWN_KEY"},))],
     "template.get": [_TEMPLATE],
     "template.list": [api.TemplatePage(templates=(_LISTED_TEMPLATE,))],
+    "schedule.create": [api.ScheduleReply(schedule=_SCHEDULE, created=True)],
+    "schedule.get": [_SCHEDULE],
+    "schedule.list": [api.SchedulePage(schedules=(_LISTED_SCHEDULE,), next_offset=1)],
+    "schedule.pause": [_SCHEDULE],
+    "schedule.resume": [_SCHEDULE],
+    "schedule.trigger": [api.TriggerReply(schedule=_SCHEDULE, trigger_id="t1", run=_RUN)],
+    "schedule.backfill": [api.BackfillReply(count=2, first=(_FIRING,), backfill_id="b1")],
+    "schedule.delete": [api.DeletedReply(schedule_id=SCHEDULE_ID, running_count=1)],
+    "schedule.preview": [api.PreviewReply(firings=(_FIRING,))],
 }
 
 _TEMPLATE_FILE: Final = {

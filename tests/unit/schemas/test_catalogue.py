@@ -6,7 +6,7 @@ from stepweave_schemas.catalogue import CATALOGUE, OUTCOME_TYPES, render_markdow
 from stepweave_schemas.events import EVENT_TYPES
 
 #: What events of the system's own streams are about; a task's stream has none of these.
-SYSTEM_ENTITIES = ("template", "orchestrator", "slots", "breaker", "throttle")
+SYSTEM_ENTITIES = ("template", "orchestrator", "slots", "breaker", "throttle", "schedule")
 
 
 def test_every_event_has_an_entry_and_none_is_unknown() -> None:
@@ -40,6 +40,11 @@ def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
     outcomes_of_gates = {"breaker.opened", "breaker.half_opened", "breaker.closed"}
     gates = ("concurrency", "circuit", "rate", "slots", "breaker", "throttle")
     plumbing |= {name for name in EVENT_TYPES if name.startswith(gates)} - outcomes_of_gates
+    outcomes_of_schedules = {
+        f"schedule.{verb}"
+        for verb in ("created", "fired", "skipped", "firing_failed", "backfill_completed", "deleted")
+    }
+    plumbing |= {name for name in EVENT_TYPES if name.startswith("schedule.")} - outcomes_of_schedules
     assert EVENT_TYPES.keys() - plumbing == OUTCOME_TYPES
 
 

@@ -38,6 +38,7 @@ from .responses import (
     TaskResponse,
     TemplateResponse,
 )
+from .schedule_calls import ScheduleCalls
 from .task_requests import (
     checked_id,
     chunks_of,
@@ -70,7 +71,7 @@ _TERMINAL_EVENTS: Final = frozenset(
 )
 
 
-class Client:
+class Client(ScheduleCalls):
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are

@@ -98,6 +98,15 @@ class SyncClient:
     get_gate = _waiting(Client.get_gate)
     open_circuit = _waiting(Client.open_circuit)
     close_circuit = _waiting(Client.close_circuit)
+    create_schedule = _waiting(Client.create_schedule)
+    get_schedule = _waiting(Client.get_schedule)
+    list_schedules = _waiting(Client.list_schedules)
+    pause_schedule = _waiting(Client.pause_schedule)
+    resume_schedule = _waiting(Client.resume_schedule)
+    trigger_schedule = _waiting(Client.trigger_schedule)
+    backfill_schedule = _waiting(Client.backfill_schedule)
+    delete_schedule = _waiting(Client.delete_schedule)
+    preview_schedule = _waiting(Client.preview_schedule)
 
     def watch_task(
         self, task_id: str, *, from_version: int = 1, until_blocked: bool = False

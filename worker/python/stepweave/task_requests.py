@@ -58,8 +58,8 @@ def create_request(fields: dict[str, Any]) -> api.CreateTask:
         "context": msgspec.Raw(context),
         "options": msgspec.Raw(options),
         "tags": tuple(tags),
-        "requested_at": _moment(fields.get("requested_at"), "requested_at"),
-        "start_at": _moment(fields.get("start_at"), "start_at"),
+        "requested_at": moment_text(fields.get("requested_at"), "requested_at"),
+        "start_at": moment_text(fields.get("start_at"), "start_at"),
         "task_id": fields.get("task_id") or uuid7(),
         "traceparent": fields.get("traceparent") or current_traceparent(),
     }
@@ -138,7 +138,8 @@ def fork_request(
         raise BadRequest("BAD_REQUEST", f"a fork's request is wrong: {error}") from error
 
 
-def _moment(value: Any, what: str) -> str | None:
+def moment_text(value: Any, what: str) -> str | None:
+    """A moment as RFC 3339 text; raises `BadRequest` for one without a zone. Texts are left as they are."""
     if not isinstance(value, datetime):
         return value  # type: ignore[no-any-return]
     if value.tzinfo is None:
