@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .rejection import Rejection, RejectionCode
+from .rejection import Rejection
 from .state import MET, StepState, TaskState
 
 #: What may be asked of a task, by the names of the contract.
@@ -41,15 +41,18 @@ def refused_step(state: TaskState, number: int, reason: str) -> Rejection:
 def unknown_step(state: TaskState, step: str) -> Rejection:
     """The refusal of something that was asked of a step that does not exist (yet)."""
     number = state.number_of(step)
-    code: RejectionCode = "UNKNOWN_STEP"
     if number < 0:
-        return Rejection(code, f"the task has no step {step[:100]!r}")
+        return Rejection("UNKNOWN_STEP", f"the task has no step {step[:100]!r}")
     if state.steps[number].status == "expanded":
         first = state.name_of(state.batches[number].first)
-        return Rejection(code, f"{step!r} stands for its batches: name one of them, such as {first!r}")
+        return Rejection(
+            "UNKNOWN_STEP", f"{step!r} stands for its batches: name one of them, such as {first!r}"
+        )
     if state.steps[number].status == "excluded":
-        return Rejection(code, f"step {step!r} does not exist in this task: it was not chosen")
-    return Rejection(code, f"step {step!r} does not exist yet: what it depends on decides whether it will")
+        return Rejection("UNKNOWN_STEP", f"step {step!r} does not exist in this task: it was not chosen")
+    return Rejection(
+        "UNKNOWN_STEP", f"step {step!r} does not exist yet: what it depends on decides whether it will"
+    )
 
 
 def shown_status(step: StepState) -> str:
