@@ -534,6 +534,14 @@ async def test_a_blocked_task_is_forked_onto_a_version_that_is_mended(system: Sy
     assert (await client.get_task(task_id)).status == "blocked_by_failures"
     refused = await system.refusal("task.fork", {"task_id": task_id, "fork_id": fork_id})
     assert refused.code == "CONFLICT"
+    # What an operator settles in the original is reused, too.
+    await client.complete_step(task_id, "second", {"by": "hand"}, reason="done by hand")
+    await system.wait(task_id)
+    by_hand = await client.fork_task(task_id, "last", forked_by="ada")
+    assert by_hand.reused == ("first", "second", "beside")
+    assert by_hand.task is not None
+    await system.wait(by_hand.task.task_uuid)
+    assert (await client.get_results(by_hand.task.task_uuid))["second"] == {"by": "hand"}
     # Evicted from memory, it is rebuilt from its own events alone.
     for orchestrator in system.orchestrators:
         orchestrator.owner.actors.drop([fork_id, task_id])

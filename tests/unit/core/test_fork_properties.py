@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from random import Random
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +13,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from stepweave_orchestrator.core import CancelTask, Rejection
+from stepweave_orchestrator.core.operator_commands import (
+    AnyOperatorCommand,
+    CompleteStep,
+    PauseTask,
+    ResolveStep,
+    SkipStep,
+)
 from stepweave_orchestrator.core.plan import worker_name
+from stepweave_schemas import events
 from stepweave_schemas.template import TaskTemplate
 
 from .dynamic_templates import dynamic_templates
@@ -30,6 +39,7 @@ EXAMPLES: Final = settings(
 )
 #: What the examples came upon.
 SEEN: Counter[str] = Counter()
+WISHES: Final = ("complete", "pause", "resolve", "skip")
 picks = st.integers(0, 1_000)
 
 
@@ -46,17 +56,44 @@ def with_a_step_before(template: TaskTemplate, number: int) -> TaskTemplate:
 
 
 def run_some(run: Run, answers: list[int], failing: int) -> None:
-    """The original gets as far as these answers take it; one step may fail for good on the way."""
+    """The original gets as far as these answers take it; one step may fail for good on the way, a batch if one runs."""
     for number, pick in enumerate(answers):
         names = run.awaited()
         if not names:
             return
         name = names[pick % len(names)]
         step = run.state.steps[run.state.number_of(name)]
+        if number == failing:
+            name = next((one for one in names if one in run.state.made), name)
+            step = run.state.steps[run.state.number_of(name)]
         if number == failing and step.lease_token:
             run.fail(name)
         else:
             run.answer(name)
+
+
+def step_in(run: Run, wishes: list[tuple[str, int]]) -> None:
+    """An operator does these things to the original, each to one of the steps that allow it."""
+    for number, (action, pick) in enumerate(wishes):
+        names = [run.state.name_of(each) for each in range(len(run.state.steps))]
+        wished = [wish_of(action, name, f"wish-{number}") for name in names]
+        allowed = [command for command in wished if not isinstance(run.ask(command), Rejection)]
+        if allowed:
+            run.tell(allowed[pick % len(allowed)])
+            SEEN[action] += 1
+
+
+def wish_of(action: str, name: str, request_id: str) -> AnyOperatorCommand:
+    who = {"by": "ada", "reason": "why not", "request_id": request_id}
+    match action:
+        case "pause":
+            return PauseTask(**who)
+        case "skip":
+            return SkipStep(step=name, **who)
+        case "resolve":
+            return ResolveStep(step=name, **who)
+        case _:
+            return CompleteStep(step=name, result=f'{{"of":"{name}"}}', **who)
 
 
 def dependent_on(fork: Run, names: tuple[str, ...]) -> set[str]:
@@ -79,6 +116,7 @@ def dependent_on(fork: Run, names: tuple[str, ...]) -> set[str]:
     answers=st.lists(picks, min_size=2, max_size=40) | st.just([0] * 60),
     failing=st.none() | st.integers(0, 8),
     ending=st.sampled_from(["none", "none", "cancel"]),
+    seed=st.integers(0, 1_000_000),
     named=st.lists(picks, max_size=2),
     other_version=st.none() | st.integers(0, 20),
     order=st.randoms(use_true_random=False),
@@ -89,6 +127,7 @@ def test_a_fork_comes_to_the_same_as_a_task_from_its_beginning(
     answers: list[int],
     failing: int | None,
     ending: str,
+    seed: int,
     named: list[int],
     other_version: int | None,
     order: Any,
@@ -96,7 +135,18 @@ def test_a_fork_comes_to_the_same_as_a_task_from_its_beginning(
     plan = plan_of(template)
     new_plan = plan if other_version is None else plan_of(with_a_step_before(template, other_version))
     original = Run(plan, salt=salt).create()
-    run_some(original, answers, -1 if failing is None else failing)
+    # Not drawn one by one: what is drawn is rarely something that a step allows.
+    luck = Random(seed)
+    asked = [(luck.choice(WISHES), luck.randrange(1_000)) for _ in range(luck.choice((0, 0, 1, 3)))]
+    middle = len(answers) // 2 if asked else len(answers)
+    run_some(original, answers[:middle], -1 if failing is None else failing)
+    step_in(original, asked)
+    run_some(original, answers[middle:], -1)
+    by_hand = {
+        event.step_name
+        for event in original.history
+        if isinstance(event, events.StepSkipped | events.StepResolvedManually | events.StepCompletedManually)
+    }
     if ending == "cancel" and not isinstance(original.ask(CancelTask("no need", "ada")), Rejection):
         original.cancel()
     from_steps = tuple({new_plan.steps[number % len(new_plan.steps)].name for number in named})
@@ -106,7 +156,7 @@ def test_a_fork_comes_to_the_same_as_a_task_from_its_beginning(
     if isinstance(refusal, Rejection):
         nothing_to_run = "every step is done" in refusal.reason
         assert nothing_to_run or "would not run" in refusal.reason
-        assert not nothing_to_run or original.state.status == "complete"
+        assert not nothing_to_run or original.state.status in ("complete", "resolved_manually")
         SEEN["nothing to run" if nothing_to_run else "left out"] += 1
         return
     run = fork.fork(original, *from_steps)
@@ -117,6 +167,18 @@ def test_a_fork_comes_to_the_same_as_a_task_from_its_beginning(
     assert not reused & (again | workers), "reused although it depends on what runs anew"
     fork.finish(order.choice)
     assert not reused & fork.given_out.keys(), "reused and given out"
+    assert not [
+        event.step_name
+        for event in fork.history
+        if isinstance(event, events.DomainPublished) and event.step_name in reused
+    ], "published again"
+    if by_hand & reused:
+        # What an operator has said stays, so it may come to something else; but to an end it comes.
+        assert fork.state.status == "complete"
+        SEEN["settled by an operator, and reused"] += 1
+        return
+    if by_hand:
+        SEEN["settled by an operator, and run anew"] += 1
     from_its_beginning = Run(new_plan, "scratch", answers=plan, salt=salt).create().finish()
     if any(step.status == "error" for step in fork.state.steps):
         # One batch of many had failed, and the fork puts up with it too.
@@ -151,11 +213,15 @@ def test_the_examples_reach_every_situation() -> None:
         "batch.completed",
         "batch.created",
         "decision.routed",
-        "original is blocked_by_failures",
         "original is cancelled",
         "original is complete",
         "original is error",
         "original is steps_in_process",
+        "settled by an operator, and reused",
+        "settled by an operator, and run anew",
         "step.reused",
+        "complete",
+        "pause",
+        "resolve",
     )
     assert not [each for each in wanted if not SEEN[each]], SEEN
