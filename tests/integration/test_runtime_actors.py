@@ -320,15 +320,15 @@ async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) 
     assert not any(one.get("error") for one in taken)
     # A fork is a create, too; what one would do is told in any case.
     shown = await system.request("task.get", {"task_id": accepted[0]})
-    again = {"task_id": accepted[0], "from_steps": [shown["steps"][-1]["name"]]}
-    requests = [system.request("task.fork", again) for _ in range(100)]
+    rerun = {"task_id": accepted[0], "from_steps": [shown["steps"][-1]["name"]]}
+    requests = [system.request("task.fork", rerun) for _ in range(100)]
     forks = await asyncio.gather(*requests, return_exceptions=True)
     refused = [ending for ending in forks if isinstance(ending, Refused)]
     begun = [ending["task"]["task_uuid"] for ending in forks if isinstance(ending, dict)]
     assert refused and begun and len(refused) + len(begun) == 100
     assert {one.code for one in refused} == {"BACKPRESSURE"}, {str(one) for one in refused}
     plans = await asyncio.gather(
-        *(system.request("task.fork", {**again, "dry_run": True}) for _ in range(20))
+        *(system.request("task.fork", {**rerun, "dry_run": True}) for _ in range(20))
     )
     assert all(plan["dry_run"] for plan in plans)
     await asyncio.gather(*(system.wait(task_id) for task_id in begun))

@@ -29,7 +29,7 @@ from .forking import Run, fork_command, plan_of
 
 _asked = os.environ.get("STEPWEAVE_EXAMPLES")
 EXAMPLES: Final = settings(
-    max_examples=int(_asked or 150),
+    max_examples=int(_asked or 200),
     derandomize=_asked is None,
     database=None,
     deadline=None,
@@ -55,11 +55,12 @@ def with_a_step_before(template: TaskTemplate, number: int) -> TaskTemplate:
     return TaskTemplate.model_validate({**content, "version": "9.0.0"})
 
 
-def run_some(run: Run, answers: list[int], failing: int) -> None:
-    """The original gets as far as these answers take it; one step may fail for good on the way, a batch if one runs."""
+def run_some(run: Run, answers: list[int], failing: int, *, stops_in_batch: bool = False) -> None:
+    """The original gets as far as these answers take it, or into a batch; one step may fail for good on the way, a
+    batch if one runs."""
     for number, pick in enumerate(answers):
         names = run.awaited()
-        if not names:
+        if not names or (stops_in_batch and _is_in_batch(run)):
             return
         name = names[pick % len(names)]
         step = run.state.steps[run.state.number_of(name)]
@@ -70,6 +71,10 @@ def run_some(run: Run, answers: list[int], failing: int) -> None:
             run.fail(name)
         else:
             run.answer(name)
+
+
+def _is_in_batch(run: Run) -> bool:
+    return any(0 < batch.succeeded < batch.count for batch in run.state.batches.values())
 
 
 def step_in(run: Run, wishes: list[tuple[str, int]]) -> None:
@@ -138,10 +143,11 @@ def test_a_fork_comes_to_the_same_as_a_task_from_its_beginning(
     # Not drawn one by one: what is drawn is rarely something that a step allows.
     luck = Random(seed)
     asked = [(luck.choice(WISHES), luck.randrange(1_000)) for _ in range(luck.choice((0, 0, 1, 3)))]
+    stops_in_batch = luck.random() < 0.4
     middle = len(answers) // 2 if asked else len(answers)
-    run_some(original, answers[:middle], -1 if failing is None else failing)
+    run_some(original, answers[:middle], -1 if failing is None else failing, stops_in_batch=stops_in_batch)
     step_in(original, asked)
-    run_some(original, answers[middle:], -1)
+    run_some(original, answers[middle:], -1, stops_in_batch=stops_in_batch)
     by_hand = {
         event.step_name
         for event in original.history
