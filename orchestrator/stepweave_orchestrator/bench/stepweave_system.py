@@ -53,6 +53,7 @@ class StepweaveSystem:
         client: Client,
         completions: Completions,
         logs: Path,
+        environment: Mapping[str, str],
     ) -> None:
         self.servers = servers
         self.store = store
@@ -61,6 +62,7 @@ class StepweaveSystem:
         self._connection = connection
         self._completions = completions
         self._logs = logs
+        self._environment = environment
         self._orchestrators: list[Child] = []
         self._workers: list[Child] = []
         #: Chains that were run to measure latency, for a replay.
@@ -102,7 +104,11 @@ class StepweaveSystem:
             command=[sys.executable, "-m", f"{__package__}.{kind}_process"],
             folder=Path.cwd(),
             log=self._logs / f"{kind}-{number}.log",
-            environment={"DATABASE_URL": self.servers.dsn, "NATS_URL": self.servers.nats_url},
+            environment={
+                **self._environment,
+                "DATABASE_URL": self.servers.dsn,
+                "NATS_URL": self.servers.nats_url,
+            },
         )
 
     @asynccontextmanager
@@ -199,8 +205,10 @@ class StepweaveSystem:
 
 
 @asynccontextmanager
-async def running_stepweave(folder: Path, logs: Path, sizes: Sizes) -> AsyncIterator[StepweaveSystem]:
-    """An installation on `folder` with one orchestrator and one worker.
+async def running_stepweave(
+    folder: Path, logs: Path, sizes: Sizes, *, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[StepweaveSystem]:
+    """An installation on `folder` with one orchestrator and one worker, whose environment has these besides.
 
     Raises `EmbeddedServerError`, `ChildFailed` and what the client raises.
     """
@@ -219,7 +227,9 @@ async def running_stepweave(folder: Path, logs: Path, sizes: Sizes) -> AsyncIter
             "postgresql": await _postgres_settings(servers.dsn),
             "nats": f"{nats.major}.{nats.minor}.{nats.patch}",
         }
-        system = StepweaveSystem(servers, server_settings, store, connection, client, completions, logs)
+        system = StepweaveSystem(
+            servers, server_settings, store, connection, client, completions, logs, environment or {}
+        )
         # The orchestrator makes the rows of the shards that are looked at here.
         await stack.enter_async_context(system.orchestrator())
         await system.register(sizes)

@@ -30,7 +30,8 @@ def decide(state: TaskState, command: Command, moment: Moment) -> Decision:
     An empty list means: the command was carried out before, answer it like the first time.
     """
     decision = _DECIDERS[type(command)](state, command, moment)
-    if state.gated_count and decision and not isinstance(decision, Rejection):
+    # Where batches are, one decision may ask a gate for a try and stop the batch of it.
+    if (state.gated_count or state.batches) and decision and not isinstance(decision, Rejection):
         return with_releases(state, decision)
     return decision
 

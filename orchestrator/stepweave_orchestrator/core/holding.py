@@ -57,6 +57,12 @@ _ENDS_TRY: Final = (
 )
 #: While the task is paused, these end a try for the time being.
 _INTERRUPTS_TRY: Final = (events.StepReleased, events.StepCheckpointed)
+_HELD: Final = (events.ConcurrencyRequested, events.CircuitHeld, events.RateHeld)
+_GATES: Final[dict[type[events.Event], GateKind]] = {
+    events.ConcurrencyRequested: "concurrency",
+    events.CircuitHeld: "circuit",
+    events.RateHeld: "rate",
+}
 
 
 def service_of(spec: StepSpec) -> str:
@@ -192,35 +198,26 @@ def standing(hold: Pass | None, passes: Sequence[Pass], token: str) -> Decision 
 
 def with_releases(state: TaskState, happened: list[events.Event]) -> list[events.Event]:
     """The events, with what gives back all that the tries and the task held that end with them."""
-    done: set[int] = set()
+    kept = _Kept(state)
     told: list[events.Event] = []
     for event in happened:
         if isinstance(event, _TERMINAL):
-            for number, step in enumerate(state.steps):
-                if number not in done and (step.hold is not None or step.passes):
-                    told += _left(state.name_of(number), step, "")
-            if state.hold is not None:
-                told.append(_release("", state.task_id, state.hold, ""))
-            told += [_release("", state.task_id, one, "") for one in state.passes]
+            told += kept.all_given_back()
             told.append(event)
             continue
         told.append(event)
-        ends = isinstance(event, _ENDS_TRY) or (
-            state.phase == "paused" and isinstance(event, _INTERRUPTS_TRY)
-        )
-        if isinstance(event, events.StepEvent) and ends:
-            number = state.number_of(event.step_name)
-            # Steps that the same decision makes have passed nothing yet.
-            if number >= 0 and number not in done:
-                done.add(number)
-                told += _left(event.step_name, state.steps[number], _outcome(event))
+        interrupts = state.phase == "paused" and isinstance(event, _INTERRUPTS_TRY)
+        if isinstance(event, _HELD):
+            kept.asks(event)
+        elif isinstance(event, events.StepEvent) and (isinstance(event, _ENDS_TRY) or interrupts):
+            told += kept.given_back(event.step_name, _outcome(event))
         elif isinstance(event, events.BatchStopped):
             batch = state.batches[state.the_plan.index[event.worker_template]]
+            # Those whose try is out go on, and give back what they have with its end.
             for number in range(batch.first, batch.first + batch.count):
-                step = state.steps[number]
-                if number not in done and step.status == "held":
-                    done.add(number)
-                    told += _left(state.name_of(number), step, "")
+                name = state.name_of(number)
+                if kept.is_held(name, state.steps[number]):
+                    told += kept.given_back(name, "")
     return told
 
 
@@ -237,6 +234,59 @@ def lines_left(state: TaskState) -> list[events.Event]:
     return left
 
 
+class _Kept:
+    """What tries and the task hold while the events of one decision follow each other.
+
+    One decision can ask for something and end what asked for it: of two steps that are due at the same time, the
+    first asks for a slot again and the second fails, which stops the batch of both.
+    """
+
+    def __init__(self, state: TaskState) -> None:
+        self._state = state
+        #: By step: what was asked for since its last end in this decision, and who has ended a try in it.
+        self._asked: dict[str, list[events.Event]] = {}
+        self._ended: set[str] = set()
+
+    def asks(self, event: events.ConcurrencyRequested | events.CircuitHeld | events.RateHeld) -> None:
+        asked = Pass(
+            gate=_GATES[type(event)],
+            gate_id=event.gate_id,
+            token=event.token,
+            attempt=event.attempt,
+            at_ms=0,
+        )
+        release = _release(event.step_name, event.step_uuid, asked, "")
+        self._asked.setdefault(event.step_name, []).append(release)
+
+    def is_held(self, name: str, step: StepState) -> bool:
+        """Whether no try of the step is out, but one is asked for."""
+        return name in self._asked or (step.status == "held" and name not in self._ended)
+
+    def given_back(self, name: str, outcome: str) -> list[events.Event]:
+        """What gives back all that a step has, and waits for."""
+        told: list[events.Event] = []
+        # Steps that the same decision makes have passed nothing before it.
+        number = self._state.number_of(name)
+        if number >= 0 and name not in self._ended:
+            told += _left(name, self._state.steps[number], outcome)
+        self._ended.add(name)
+        return told + self._asked.pop(name, [])
+
+    def all_given_back(self) -> list[events.Event]:
+        """What gives back all that the task and its steps have, and wait for."""
+        state = self._state
+        told: list[events.Event] = []
+        for number, step in enumerate(state.steps):
+            if step.hold is not None or step.passes:
+                told += self.given_back(state.name_of(number), "")
+        for name in [name for name in self._asked if name]:
+            told += self.given_back(name, "")
+        if state.hold is not None:
+            told.append(_release("", state.task_id, state.hold, ""))
+        told += [_release("", state.task_id, one, "") for one in state.passes]
+        return told
+
+
 def _outcome(event: events.StepEvent) -> str:
     """What the end of a probe says about its service."""
     if isinstance(event, events.StepCompleted):
@@ -244,8 +294,9 @@ def _outcome(event: events.StepEvent) -> str:
     if isinstance(event, events.StepRetryScheduled | events.StepFailed):
         if event.error_type in COUNTED_ERRORS:
             return "failure"
-        # The service has answered; a worker that got lost says nothing about it.
-        return "" if event.settled_by == "lost" else "success"
+        # The service has answered; not so where a worker got lost, or the input did not get as far as the service.
+        says_nothing = event.settled_by == "lost" or event.error_type == "validation_error"
+        return "" if says_nothing else "success"
     return ""
 
 

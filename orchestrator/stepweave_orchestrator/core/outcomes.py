@@ -449,7 +449,7 @@ def _late(state: TaskState, step: StepState, outcome: result.Outcome, settled_by
         return Rejection("DUPLICATE", f"try {outcome.attempt} was reported before")
     if outcome.attempt in step.refused_attempts:
         return Rejection("STALE", f"try {outcome.attempt} is over, and its late result is recorded")
-    if outcome.attempt != step.attempt or step.status in ("waiting_for_retry", "pending"):
+    if outcome.attempt != step.attempt or step.status in ("waiting_for_retry", "pending", "held"):
         refusal = "stale_attempt"
     else:
         # A batch that was stopped cancels steps of a task that goes on.

@@ -40,7 +40,7 @@ from stepweave_schemas.schedule_orders import ScheduleOrder, StartScheduled
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
-from .gate_orders import FULL_SECONDS, GateFull, GateOrders
+from .gate_orders import FULL_SECONDS, GateFull, GateOrders, NotCarriedOut
 from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
@@ -86,7 +86,7 @@ class ChildOrders:
         self._tell_workers = tell_workers
         self._shard_of = shard_of
         self._metrics = metrics
-        self._gates = GateOrders(messages, self._perform, shard_of)
+        self.gates = GateOrders(messages, self._perform, shard_of)
         #: For how long neither a child nor a scheduled task is to be started, where too much is under way.
         self._put_off = put_off
         self._schedules = ScheduleOrders(templates, self._perform, self._say, self._cancel, shard_of)
@@ -116,7 +116,7 @@ class ChildOrders:
                 if isinstance(order, StartChild):
                     await self._start(shard, order)
                 elif isinstance(order, GateOrder):
-                    await self._gates.carry_out(shard, order)
+                    await self.gates.carry_out(shard, order)
                 elif isinstance(order, CancelChild):
                     by = f"task:{order.parent_task_id}"
                     delivered = message.metadata.num_delivered
@@ -135,7 +135,7 @@ class ChildOrders:
             reply = nak(FULL_SECONDS)
         except _Later as later:
             reply = nak(later.seconds)
-        except (MessagingError, EventStoreError, Unloadable, TimeoutError) as error:
+        except (MessagingError, EventStoreError, Unloadable, NotCarriedOut, TimeoutError) as error:
             log.info("an order is carried out later", subject=message.subject, why=str(error))
             reply = nak(AGAIN_SECONDS)
         except Exception:

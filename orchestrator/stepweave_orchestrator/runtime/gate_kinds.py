@@ -14,11 +14,18 @@ from stepweave_orchestrator.core.gates.circuit import (
     evolve_circuit,
 )
 from stepweave_orchestrator.core.gates.rate import RateState, decide_rate, evolve_rate, rate_wake_ms
-from stepweave_orchestrator.core.gates.slots import SlotsState, decide_slots, evolve_slots, slots_wake_ms
+from stepweave_orchestrator.core.gates.slots import (
+    Holder,
+    SlotsState,
+    decide_slots,
+    evolve_slots,
+    slots_wake_ms,
+)
 from stepweave_schemas import api, events, subjects
 from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.gate import Admit, GateKind, circuit_id, rate_id, slots_id
+from stepweave_schemas.subjects import NAME_BYTES_MAX
 
 from .orders import Order
 from .stream_kind import ShardOf, StreamKind
@@ -35,13 +42,24 @@ def _admit(
     token: str,
     shard_of: ShardOf,
     *,
+    number: int,
     is_probe: bool = False,
 ) -> Order:
-    """What tells a task that a gate lets it, or a try of a step of its, through."""
+    """What tells a task that a gate lets it, or a try of a step of its, through.
+
+    The number is part of the message's id: who asks twice, the second time after its end, is let through twice, and
+    has to hear of both, or nobody would say that nobody is there any more.
+    """
     said = Admit(
         task_id=task_id, gate=gate, gate_id=gate_id, step_name=step_name, token=token, is_probe=is_probe
     )
-    return Order(subjects.command(shard_of(task_id), task_id), f"a{token}", encode(said))
+    return Order(subjects.command(shard_of(task_id), task_id), f"a{token}.{number}", encode(said))
+
+
+def _short(name: str) -> str:
+    """As much of a name as fits into a subject: the slots of a step are called after its template and itself."""
+    raw = name.encode()
+    return name if len(raw) <= NAME_BYTES_MAX else raw[:NAME_BYTES_MAX].decode(errors="ignore")
 
 
 def gate_item(row: StreamRow) -> api.GateItem:
@@ -65,18 +83,21 @@ def _slots_id(state: SlotsState) -> str:
 
 
 def _slots_order(state: SlotsState, event: events.Event, shard_of: ShardOf) -> Order | None:
-    if not isinstance(event, events.SlotsGranted) or event.token not in state.holders:
+    if not isinstance(event, events.SlotsGranted):
         return None
-    return _admit("concurrency", _slots_id(state), event.task_id, event.step_name, event.token, shard_of)
+    holder = state.holders.get(event.token)
+    return None if holder is None else _slot(state, event.token, holder, shard_of)
+
+
+def _slot(state: SlotsState, token: str, one: Holder, shard_of: ShardOf) -> Order:
+    return _admit(
+        "concurrency", _slots_id(state), one.task_id, one.step_name, token, shard_of, number=one.version
+    )
 
 
 def _slots_orders(state: SlotsState, shard_of: ShardOf) -> list[Order]:
     """Each holder is told again; one that is gone says so, and its slot is free."""
-    gate_id = _slots_id(state)
-    return [
-        _admit("concurrency", gate_id, one.task_id, one.step_name, token, shard_of)
-        for token, one in state.holders.items()
-    ]
+    return [_slot(state, token, one, shard_of) for token, one in state.holders.items()]
 
 
 def _slots_row(state: SlotsState, stream_id: str, shard: int) -> StreamRow:
@@ -118,7 +139,7 @@ SLOTS: Final = StreamKind(
     order_of=_slots_order,
     open_orders=_slots_orders,
     row=_slots_row,
-    address=lambda state: (state.namespace, state.group),
+    address=lambda state: (state.namespace, _short(state.group)),
 )
 
 # -- circuits --------------------------------------------------------------------------------------
@@ -127,6 +148,7 @@ SLOTS: Final = StreamKind(
 def _circuit_order(state: CircuitState, event: events.Event, shard_of: ShardOf) -> Order | None:
     if not isinstance(event, events.BreakerPassed):
         return None
+    probe = state.probes.get(event.token)
     return _admit(
         "circuit",
         circuit_id(state.namespace, state.service),
@@ -134,6 +156,7 @@ def _circuit_order(state: CircuitState, event: events.Event, shard_of: ShardOf) 
         event.step_name,
         event.token,
         shard_of,
+        number=state.changed_at_ms if probe is None else probe.version,
         is_probe=event.is_probe,
     )
 
@@ -141,7 +164,16 @@ def _circuit_order(state: CircuitState, event: events.Event, shard_of: ShardOf) 
 def _circuit_orders(state: CircuitState, shard_of: ShardOf) -> list[Order]:
     gate_id = circuit_id(state.namespace, state.service)
     return [
-        _admit("circuit", gate_id, one.task_id, one.step_name, token, shard_of, is_probe=True)
+        _admit(
+            "circuit",
+            gate_id,
+            one.task_id,
+            one.step_name,
+            token,
+            shard_of,
+            number=one.version,
+            is_probe=True,
+        )
         for token, one in state.probes.items()
     ]
 
@@ -187,7 +219,7 @@ CIRCUIT: Final = StreamKind(
     order_of=_circuit_order,
     open_orders=_circuit_orders,
     row=_circuit_row,
-    address=lambda state: (state.namespace, state.service),
+    address=lambda state: (state.namespace, _short(state.service)),
 )
 
 # -- rates -----------------------------------------------------------------------------------------
@@ -196,7 +228,9 @@ CIRCUIT: Final = StreamKind(
 def _rate_order(state: RateState, event: events.Event, shard_of: ShardOf) -> Order | None:
     if not isinstance(event, events.ThrottlePassed):
         return None
-    return _admit("rate", rate_id(state.namespace), event.task_id, event.step_name, event.token, shard_of)
+    gate_id = rate_id(state.namespace)
+    # A turn is not held: there is nothing to give back where nobody takes it.
+    return _admit("rate", gate_id, event.task_id, event.step_name, event.token, shard_of, number=0)
 
 
 def _rate_row(state: RateState, stream_id: str, shard: int) -> StreamRow:

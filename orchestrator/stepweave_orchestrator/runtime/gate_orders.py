@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ from stepweave_schemas.gate import (
     LeaveGate,
     ReportFailure,
 )
+from stepweave_schemas.mint import entropy
 
 from .actors import Actor, StreamActor
 from .gate_kinds import CIRCUIT, RATE, SLOTS
@@ -35,8 +37,16 @@ log = structlog.get_logger(__name__)
 FULL_SECONDS: Final = 5.0
 
 
+#: Why a task does not take what a gate has for it: it waits no longer.
+_GONE: Final = frozenset({"STALE", "NOT_FOUND"})
+
+
 class GateFull(Exception):
     """Too many wait before a gate; the order is to come again."""
+
+
+class NotCarriedOut(Exception):
+    """A fault of ours kept an order from its actor; it is to come again, since somebody waits for what it says."""
 
 
 class GateOrders:
@@ -47,16 +57,36 @@ class GateOrders:
         self._perform = perform
         self._shard_of = shard_of
 
+        #: Called for a circuit of ours about which somebody seems to be wrong; set by the orchestrator.
+        self.on_circuit_mistaken: Callable[[StreamActor], None] = _nobody
+
     async def carry_out(self, shard: int, order: AnyGateOrder) -> None:
-        """Tell the actor; raises what `perform` raises, and `GateFull`."""
+        """Tell the actor; raises what `perform` raises, `GateFull` and `NotCarriedOut`."""
         if isinstance(order, Admit):
             await self._admit(shard, order)
         elif isinstance(order, LeaveGate):
             await self._leave(shard, order)
         elif isinstance(order, ReportFailure):
-            await self._tell(shard, order.task_id, circuit.Report(order), order.asker, seed=CIRCUIT)
+            await self._report(shard, order)
         else:
             await self._join(shard, order)
+
+    async def _report(self, shard: int, order: ReportFailure) -> None:
+        ending = await self._tell(shard, order.task_id, circuit.Report(order), order.asker, seed=CIRCUIT)
+        if isinstance(ending, Done) and not ending.changed:
+            await self._correct(shard, order.task_id, while_closed=False)
+
+    async def _correct(self, shard: int, stream_id: str, *, while_closed: bool) -> None:
+        """Tell all again where a circuit stands, where who asked seems not to know: notices can get lost.
+
+        Whoever waits for a circuit that is closed takes it for open; a failure at one that is not may be that of a
+        try which began too late.
+        """
+        actor = await self._look(shard, stream_id)
+        state = actor.state if isinstance(actor, StreamActor) else None
+        if isinstance(state, circuit.CircuitState) and (state.status == "closed") is while_closed:
+            assert isinstance(actor, StreamActor)
+            self.on_circuit_mistaken(actor)
 
     async def _join(self, shard: int, order: JoinSlots | JoinCircuit | JoinRate) -> None:
         kind: StreamKind
@@ -72,38 +102,44 @@ class GateOrders:
             raise GateFull(ending.reason)
         if isinstance(ending, Done) and not ending.changed:
             await self._say_again(shard, order)
+        if isinstance(order, JoinCircuit):
+            await self._correct(shard, order.task_id, while_closed=True)
 
     async def _say_again(self, shard: int, order: JoinSlots | JoinCircuit | JoinRate) -> None:
         """The gate knows the asker: it may have been let through without hearing of it."""
-        said: list[Admit] = []
+        actor = await self._look(shard, order.task_id)
+        state = actor.state if isinstance(actor, StreamActor) else None
+        gate: GateKind
+        if isinstance(state, slots.SlotsState) and order.token in state.holders:
+            gate = "concurrency"
+        elif isinstance(state, circuit.CircuitState) and order.token in state.probes:
+            gate = "circuit"
+        elif isinstance(state, rate.RateState) and order.token in state.recent:
+            gate = "rate"
+        else:
+            return
+        said = Admit(
+            task_id=order.asker,
+            gate=gate,
+            gate_id=order.task_id,
+            step_name=order.step_name,
+            token=order.token,
+            is_probe=gate == "circuit",
+        )
+        await self._send(said.task_id, f"b{said.token}", encode(said))
+
+    async def _look(self, shard: int, stream_id: str) -> Actor | None:
+        """The actor, once what was decided for it before is committed."""
+        seen: list[Actor] = []
 
         def look(actor: Actor) -> bytes:
-            state = actor.state if isinstance(actor, StreamActor) else None
-            gate: GateKind | None = None
-            if isinstance(state, slots.SlotsState) and order.token in state.holders:
-                gate = "concurrency"
-            elif isinstance(state, circuit.CircuitState) and order.token in state.probes:
-                gate = "circuit"
-            elif isinstance(state, rate.RateState) and order.token in state.recent:
-                gate = "rate"
             # Asked again where what it rested on was not committed after all.
-            said[:] = []
-            if gate is not None:
-                said.append(
-                    Admit(
-                        task_id=order.asker,
-                        gate=gate,
-                        gate_id=order.task_id,
-                        step_name=order.step_name,
-                        token=order.token,
-                        is_probe=gate == "circuit",
-                    )
-                )
+            seen[:] = [actor]
             return b""
 
         await self._perform(
             Work(
-                stream_id=order.task_id,
+                stream_id=stream_id,
                 shard=shard,
                 command=Query(look),
                 causation_id="",
@@ -111,8 +147,7 @@ class GateOrders:
                 finish=lambda _: None,
             )
         )
-        for one in said:
-            await self._send(one.task_id, f"b{one.token}", encode(one))
+        return seen[0] if seen else None
 
     async def _leave(self, shard: int, order: LeaveGate) -> None:
         command: StreamCommand
@@ -129,10 +164,13 @@ class GateOrders:
         ending = await self._tell(
             shard, order.task_id, AdmitStep(order.step_name, order.token, order.is_probe), order.gate_id
         )
+        if isinstance(ending, Rejection) and ending.code not in _GONE:
+            raise NotCarriedOut(ending.reason)
         if isinstance(ending, Rejection):
-            # Whoever waited is gone, and says so in case that was lost: nothing is held for the dead.
+            # Whoever waited is gone, and says so in case that was lost: nothing is held for the dead. Under an id of
+            # its own: the stream drops what repeats an id, and this one may come after the try's own return.
             leave = LeaveGate(task_id=order.gate_id, gate=order.gate, token=order.token)
-            await self._send(order.gate_id, f"l{order.token}", encode(leave))
+            await self._send(order.gate_id, f"n{order.token}{entropy()}", encode(leave))
 
     async def _tell(
         self,
@@ -142,7 +180,7 @@ class GateOrders:
         by: str,
         seed: StreamKind | None = None,
     ) -> Ending:
-        return await self._perform(
+        ending = await self._perform(
             Work(
                 stream_id=stream_id,
                 shard=shard,
@@ -153,8 +191,15 @@ class GateOrders:
                 seed=seed,
             )
         )
+        if isinstance(ending, Exception):
+            raise NotCarriedOut(str(ending))
+        return ending
 
     async def _send(self, stream_id: str, message_id: str, payload: bytes) -> None:
         await self._messages.room()
         subject = subjects.command(self._shard_of(stream_id), stream_id)
         await self._messages.publish_all([Message(subject, payload, message_id)])
+
+
+def _nobody(_actor: StreamActor) -> None:
+    """Stands in until the orchestrator says who wants to hear."""

@@ -134,6 +134,7 @@ class Orchestrator:
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
         self.take_over.on_stream_taken = self._on_stream_taken
+        self.children.gates.on_circuit_mistaken = self.circuits.tell
         self.router = ShardRouter(connection, self.owner, self.service)
         self.operations = Operations(
             settings,
@@ -386,6 +387,8 @@ class Orchestrator:
         self.streams.forget()
         try:
             await self._ensure_feeds()
+            # Notices that came while we were away are lost.
+            await self.circuits.load()
             rows = {row.shard: row for row in await self.store.shards()}
             for number in list(self.owner.shards):
                 stamps = await self.streams.ensure_feeds()

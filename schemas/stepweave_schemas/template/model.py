@@ -433,17 +433,25 @@ class TaskTemplate(Model):
             for change in override.pop("steps", []):
                 by_name.setdefault(change.pop("name"), []).append(change)
             for step in content["steps"]:
-                beside = _not_for(step)
+                without = meaningless_for(step)
                 for change in by_name.get(ALL_STEPS, []) + by_name.get(step["name"], []):
-                    _merge(step, {key: change[key] for key in change if key not in beside})
+                    _merge(step, {key: change[key] for key in change if key not in without})
             _merge(content, override)
         return TaskTemplate.model_validate(content)
 
 
-def _not_for(step: dict[str, Any]) -> set[str]:
-    """The keys of `ALL` that say nothing about this step."""
+def meaningless_for(step: JsonObject) -> set[str]:
+    """The keys that a step of this kind cannot have, so that what is said of all steps does not reach it."""
     beside = {key for key in ("compensation", "wait_for_signal") if key not in step}
-    return beside if step.get("type") == "batchable" else beside | {"batch_config"}
+    if step.get("type") != "batchable":
+        beside.add("batch_config")
+    if "wait_for_signal" in step:
+        # It runs nothing that could be limited, and calls nobody.
+        beside |= {"concurrency", "circuit_breaker"}
+    elif "child_task" in step:
+        # The failures of another task are not those of a service.
+        beside.add("circuit_breaker")
+    return beside
 
 
 def _merge(target: JsonObject, changes: JsonObject) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from stepweave_schemas.child_context import parse_reference, texts_in
 
 from .graph import cycles_of, dependents_of, order_of
-from .model import ALL_STEPS, CHILD_TASK_HANDLER, SIGNAL_HANDLER
+from .model import ALL_STEPS, CHILD_TASK_HANDLER, SIGNAL_HANDLER, meaningless_for
 from .problems import did_you_mean, excerpt
 from .reading import Location, Reading
 
@@ -35,6 +35,19 @@ _RESERVED_EVENT_NAME: Final = "published"
 _IGNORED_BY_WAIT: Final = {
     "wait_for_signal": ("timeout_seconds", "retry", "queue"),
     "child_task": ("queue",),
+}
+
+
+#: Why a step that runs no handler has no such gate, and what to do instead.
+_NO_GATE: Final = {
+    "concurrency": (
+        "runs nothing whose number could be limited",
+        "limit the steps that run, or the whole task with `concurrency` of the template",
+    ),
+    "circuit_breaker": (
+        "calls no service itself, so there is no circuit that could be open",
+        "give `circuit_breaker` to the steps whose handlers call the service",
+    ),
 }
 
 
@@ -346,6 +359,7 @@ class _Rules:
                 )
             if waits:
                 self._ignored(step, step.data, ("steps", step.number), _IGNORED_BY_WAIT[waits[0]])
+            self._gates(step, step.data, ("steps", step.number))
             signal = step.data.get("wait_for_signal")
             if isinstance(signal, dict) and "default" in signal and "timeout_seconds" not in signal:
                 self._note(
@@ -355,6 +369,14 @@ class _Rules:
                     warning=True,
                     hint="give `wait_for_signal.timeout_seconds`, or take the default out",
                 )
+
+    def _gates(self, step: _Step, given: dict[str, Any], location: Location) -> None:
+        """Slots and circuit breakers, here or in an environment, where nothing runs that they could hold."""
+        for key in sorted(meaningless_for(step.data)):
+            if key in given and key in _NO_GATE:
+                wait = "wait_for_signal" if "wait_for_signal" in step.data else "child_task"
+                message, hint = _NO_GATE[key]
+                self._note("BAD_VALUE", f"a step with {wait} {message}", (*location, key), hint=hint)
 
     def _ignored(self, step: _Step, given: dict[str, Any], location: Location, keys: Iterable[str]) -> None:
         """Warn about keys, here or in an environment, that mean nothing for a step that runs no handler."""
@@ -516,6 +538,7 @@ class _Rules:
                     (*location, key),
                     hint=f"give the step itself a {key}, or take this out",
                 )
+        self._gates(step, change, location)
         for wait, keys in _IGNORED_BY_WAIT.items():
             if wait in step.data:
                 self._ignored(step, change, location, (*keys, "handler"))

@@ -125,6 +125,25 @@ async def undo(context: stepweave.StepContext) -> dict[str, object]:
     return {"undone": context.get_dependency_result(context.compensates)}
 
 
+# -- gates -----------------------------------------------------------------------------------------
+
+
+@stepweave.step_handler("counted")
+async def counted(context: stepweave.StepContext) -> None:
+    """Note when it runs, so that a test can count how many do at once."""
+    act(context, "in")
+    await begin(context)
+    act(context, "out")
+
+
+@stepweave.step_handler("call_bank")
+async def call_bank(context: stepweave.StepContext) -> None:
+    """Fail while the bank is down."""
+    await begin(context)
+    if (FOLDER / "bank is down").exists():
+        raise stepweave.RetryableError("the bank does not answer")
+
+
 async def main() -> None:
     worker = stepweave.Worker(
         namespaces=("faults",),

@@ -96,6 +96,11 @@ def _check_begun(begun: int, workers: list[StepState]) -> None:
     assert begun == len(workers) or (workers[begun].status not in MET and workers[begun].reused is None)
 
 
+def _may_have_begun(step: StepState) -> bool:
+    """Whether nothing tells a step that was cancelled before it began from one that was cancelled while it was held."""
+    return step.status == "cancelled" and not step.attempt
+
+
 def _is_met(state: TaskState, slot: int) -> bool:
     """Whether nothing waits for this step of the plan any more."""
     batch = state.batches.get(slot)
@@ -177,7 +182,9 @@ def _check_batches(state: TaskState) -> None:
         beginnings = [
             _has_begun(worker)
             for worker in workers
-            if worker.status not in ("pending", *MET) and worker.reused is None
+            if worker.status not in ("pending", *MET)
+            and worker.reused is None
+            and not _may_have_begun(worker)
         ]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 

@@ -338,3 +338,80 @@ def test_many_children_with_many_references() -> None:
         for number in range(1, count)
     ]
     assert [problem for problem in problems(*lines) if problem.code != "MISSING_DEP_REF"] == []
+
+
+# -- gates -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "gate", "says"),
+    [
+        (
+            "wait_for_signal: {name: go}",
+            "concurrency: {limit: 1}",
+            "runs nothing whose number could be limited",
+        ),
+        ("wait_for_signal: {name: go}", "circuit_breaker: {open_seconds: 1}", "calls no service itself"),
+        ("child_task: {name: other}", "circuit_breaker: {open_seconds: 1}", "calls no service itself"),
+    ],
+)
+def test_what_runs_nothing_is_held_by_nothing(keys: str, gate: str, says: str) -> None:
+    key = gate.partition(":")[0]
+    (problem,) = problems("name: first, handler: h", f"name: a, {keys}, depends_on: first, {gate}")
+    assert (problem.code, problem.path, problem.line) == ("BAD_VALUE", f"steps[1].{key}", 4)
+    assert problem.severity == "error" and says in problem.message and problem.hint
+    more = f"environments: {{live: {{steps: [{{name: a, {gate}}}]}}}}\n"
+    (problem,) = problems("name: first, handler: h", f"name: a, {keys}, depends_on: first", more=more)
+    assert (problem.code, problem.path) == ("BAD_VALUE", f"environments.live.steps[0].{key}")
+    assert problem.line == 5
+
+
+def test_a_child_may_have_slots() -> None:
+    assert found("name: a, child_task: {name: other}, concurrency: {key: customer, limit: 2}") == []
+
+
+def test_gates_for_all_steps_reach_those_that_run_something() -> None:
+    gates = "concurrency: {limit: 3}, circuit_breaker: {open_seconds: 5}"
+    loaded = load_template(
+        text(
+            "name: a, handler: h",
+            "name: b, depends_on: a, wait_for_signal: {name: go}",
+            "name: c, depends_on: a, child_task: {name: other}",
+            more=f"environments: {{live: {{steps: [{{name: ALL, {gates}}}]}}}}\n",
+        ),
+        environment="live",
+    )
+    steps = loaded.template.canonical()["steps"]
+    assert [sorted({"concurrency", "circuit_breaker"} & set(step)) for step in steps] == [
+        ["circuit_breaker", "concurrency"],
+        [],
+        ["concurrency"],
+    ]
+
+
+@pytest.mark.parametrize("key", ["''", "a..b", ".a", "a.", "'a b'", "'a. b'", "5", "[a]", "x" * 300])
+def test_a_key_is_a_path(key: str) -> None:
+    for line, more, path in (
+        (f"name: a, handler: h, concurrency: {{key: {key}, limit: 1}}", "", "steps[0].concurrency.key"),
+        ("name: a, handler: h", f"concurrency: {{key: {key}, limit: 1}}\n", "concurrency.key"),
+    ):
+        (problem,) = problems(line, more=more)
+        assert (problem.code, problem.path) == ("BAD_VALUE", path)
+        assert problem.line == (4 if more else 3)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "many", "true"])
+def test_a_limit_is_a_number_from_one(limit: str) -> None:
+    (problem,) = problems(f"name: a, handler: h, concurrency: {{limit: {limit}}}")
+    assert (problem.code, problem.path) == ("BAD_VALUE", "steps[0].concurrency.limit")
+
+
+@pytest.mark.parametrize(
+    "breaker", ["failure_threshold: 0", "window_seconds: 0", "open_seconds: -1", "half_open_max: 0"]
+)
+def test_a_breaker_s_numbers_are_positive(breaker: str) -> None:
+    (problem,) = problems(f"name: a, handler: h, circuit_breaker: {{{breaker}}}")
+    assert (problem.code, problem.path) == (
+        "BAD_VALUE",
+        f"steps[0].circuit_breaker.{breaker.partition(':')[0]}",
+    )

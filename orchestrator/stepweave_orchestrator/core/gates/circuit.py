@@ -34,6 +34,8 @@ class Probe(msgspec.Struct, frozen=True, gc=False):
     task_id: str
     step_name: str
     since_ms: int
+    #: Which event of the stream let it out.
+    version: int
 
 
 class CircuitState(msgspec.Struct, kw_only=True):
@@ -144,8 +146,10 @@ def _report(state: CircuitState, order: ReportFailure, moment: Moment) -> list[e
             failed_at_ms=order.failed_at_ms,
         )
     )
-    since_ms = order.failed_at_ms - round(breaker.window_seconds * 1_000)
-    count = 1 + sum(since_ms < at_ms <= order.failed_at_ms for at_ms in state.failures.values())
+    # Reports do not come in the order of the failures: the window is the one that ends with the latest.
+    failed_at_ms = (order.failed_at_ms, *state.failures.values())
+    since_ms = max(failed_at_ms) - round(breaker.window_seconds * 1_000)
+    count = sum(since_ms < at_ms for at_ms in failed_at_ms)
     if count >= breaker.failure_threshold:
         open_ms = round(breaker.open_seconds * 1_000)
         happened.append(
@@ -190,9 +194,9 @@ def _room(state: CircuitState) -> int:
 def _leave(state: CircuitState, command: Leave, moment: Moment) -> list[events.Event]:
     probe = state.probes.get(command.token)
     if probe is None:
-        if command.token not in state.line:
+        own = state.line.get(command.token)
+        if own is None:
             return []
-        own = next(one for one in state.line.waiting if one.token == command.token)
         return [events.BreakerDequeued(task_id=own.task_id, step_name=own.step_name, token=own.token)]
     happened: list[events.Event] = [
         events.BreakerDequeued(
@@ -292,7 +296,7 @@ def _applied_queued(state: CircuitState, event: events.BreakerQueued, at_ms: int
 def _applied_passed(state: CircuitState, event: events.BreakerPassed, at_ms: int) -> None:
     state.line.leave(event.token)
     if event.is_probe:
-        state.probes[event.token] = Probe(event.task_id, event.step_name, at_ms)
+        state.probes[event.token] = Probe(event.task_id, event.step_name, at_ms, state.version)
         state.probes_let_out += 1
 
 

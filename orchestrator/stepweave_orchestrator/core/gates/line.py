@@ -79,6 +79,11 @@ class Line(msgspec.Struct, kw_only=True):
         self.places[one.token] = (one.rank, one.arrival)
         self.waiting.insert(self.ahead_of(_place(one)), one)
 
+    def get(self, token: str) -> Waiting | None:
+        """Who waits under a token, if anybody."""
+        place = self.places.get(token)
+        return None if place is None else self.waiting[self.ahead_of(Place(*place))]
+
     def leave(self, token: str) -> bool:
         """Let somebody go; says whether they were there."""
         place = self.places.pop(token, None)

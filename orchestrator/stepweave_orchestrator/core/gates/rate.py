@@ -51,8 +51,8 @@ class Leave(StreamCommand, frozen=True):
 
 
 def _burst_us(per_second: float) -> int:
-    """How far ahead the next one may be due: less than a second's worth, so that a burst is as many as a second."""
-    return max(0, _SECOND_US - _interval_us(per_second))
+    """How far ahead the next one may be due: a burst is as many as a whole second has, and one at least."""
+    return (max(1, int(per_second)) - 1) * _interval_us(per_second)
 
 
 def _interval_us(per_second: float) -> int:
@@ -67,9 +67,9 @@ def decide_rate(state: RateState, command: Any, moment: Moment) -> list[events.E
     if state.version == 0:
         return Rejection("NOT_FOUND", "nobody has asked for this rate")
     if isinstance(command, Leave):
-        if command.token not in state.line:
+        own = state.line.get(command.token)
+        if own is None:
             return []
-        own = next(one for one in state.line.waiting if one.token == command.token)
         return [events.ThrottleDequeued(task_id=own.task_id, step_name=own.step_name, token=own.token)]
     assert isinstance(command, Wake)
     passed: list[events.Event] = []

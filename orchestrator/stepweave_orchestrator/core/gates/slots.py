@@ -27,6 +27,8 @@ class Holder(msgspec.Struct, frozen=True, gc=False):
     task_id: str
     step_name: str
     since_ms: int
+    #: Which event of the stream gave it: that tells it from an earlier slot of the same token.
+    version: int
 
 
 class SlotsState(msgspec.Struct, kw_only=True):
@@ -110,8 +112,7 @@ def _leave(state: SlotsState, token: str) -> list[events.Event]:
     if holder is not None:
         task_id, step_name = holder.task_id, holder.step_name
         held -= 1
-    elif token in state.line:
-        own = next(one for one in waiting if one.token == token)
+    elif (own := state.line.get(token)) is not None:
         task_id, step_name = own.task_id, own.step_name
         waiting = [one for one in waiting[: GRANTS_MAX + 1] if one.token != token]
     else:
@@ -151,7 +152,7 @@ def evolve_slots(state: SlotsState, event: events.Event, at_ms: int) -> SlotsSta
     elif isinstance(event, events.SlotsGranted):
         state.limit = event.limit
         state.line.leave(event.token)
-        state.holders[event.token] = Holder(event.task_id, event.step_name, at_ms)
+        state.holders[event.token] = Holder(event.task_id, event.step_name, at_ms, state.version)
     elif isinstance(event, events.SlotsFreed) and state.holders.pop(event.token, None) is None:
         state.line.leave(event.token)
     first = state.line.first

@@ -52,6 +52,7 @@ from stepweave_schemas.template import TaskTemplate, highest_version
 from stepweave_schemas.template.value_checks import violations_text
 
 from .checking import checks_of
+from .gates import GatesInMemory
 from .virtual_loop import VirtualClockLoop
 
 _WORKER_ID: Final = "test-worker"
@@ -86,6 +87,7 @@ class World:
         self.registry = registry
         self.limits = limits
         self.actors: dict[str, TaskInMemory] = {}
+        self.gates = GatesInMemory(self)
         self.random = random.Random(seed)
         self._seed = seed
         self._templates = list(templates)
@@ -386,7 +388,12 @@ class TaskInMemory:
     def _carry_out(self, command: Command) -> Rejection | None:
         world, state = self._world, self.state
         now = world.now_ms()
-        moment = Moment(now, f"{world.random.getrandbits(96):024x}", world.limits)
+        moment = Moment(
+            now,
+            f"{world.random.getrandbits(96):024x}",
+            world.limits,
+            open_circuits=world.gates.open_circuits,
+        )
         decision = decide(state, command, moment)
         if isinstance(decision, Rejection):
             return decision
@@ -425,6 +432,8 @@ class TaskInMemory:
         elif isinstance(event, events.ChildCancelRequested):
             cancelled = cancel_order(self.state, event)
             self._world.cancel(cancelled.task_id, cancelled.reason, f"task:{self.state.task_id}")
+        else:
+            self._world.gates.follow(self, event)
 
     def _with_all_results(self, dispatch: Dispatch) -> Dispatch:
         """What a worker would ask for besides, where not all fitted."""

@@ -135,9 +135,10 @@ def run_workflow(
     classes. The orchestrator's own core decides and the worker's own code runs the handlers, but the clock is
     virtual: backoff, time-outs and sleeps of async handlers take no time (what runs in threads or talks to
     sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times, and `operations`
-    are what an operator does to it then; `templates` are what child tasks are made of, with the same handlers. It
-    ends where the task has ended or is blocked, or where nothing more would happen (a signal that nobody sends). The
-    same `seed` gives the same ids and the same jitter.
+    are what an operator does to it then; `templates` are what child tasks are made of, with the same handlers. Slots
+    of concurrency keys and circuits are those of this run: a step waits for the other steps and the child tasks of
+    it. It ends where the task has ended or is blocked, or where nothing more would happen (a signal that nobody
+    sends). The same `seed` gives the same ids and the same jitter.
 
     `fork_of` is a run whose results are reused, as `Client.fork_task` does it: `from_steps` run anew with all that
     depends on them, by default what that run has not done; without a `context` it has that run's.
