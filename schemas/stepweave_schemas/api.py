@@ -329,6 +329,28 @@ class UpdateDeadLetter(Request, frozen=True, kw_only=True):
     metadata: msgspec.Raw = NO_RAW
 
 
+class ForkTask(Request, frozen=True, kw_only=True):
+    """`task.fork`: a new task that reuses what another one has come to, and runs the rest. Answer: `ForkReply`."""
+
+    #: The original: a task in any state.
+    task_id: str
+    #: The steps to run anew, with all that depends on them; none: those that the original has not done.
+    from_steps: tuple[str, ...] = ()
+    #: Another version of the original's template, or `latest`; absent: the one that the original runs.
+    version: str | None = None
+    #: Another context, an object; absent: the original's.
+    context: msgspec.Raw = NO_RAW
+    #: A UUIDv7 minted by the client, so that a repeated request is the same fork.
+    fork_id: str | None = None
+    #: Absent: the original's.
+    correlation_id: str | None = None
+    reason: str = ""
+    forked_by: str = ""
+    #: Only tell what would be reused and what would run.
+    dry_run: bool = False
+    traceparent: str | None = None
+
+
 class RegisterTemplate(Request, frozen=True, kw_only=True):
     """`template.register`: YAML or JSON text. Answer: `TemplateReply`."""
 
@@ -495,6 +517,18 @@ class StepSummary(msgspec.Struct, frozen=True, kw_only=True):
     compensation_attempts: int | None = None
     compensation_error_message: str | None = None
     compensation_next_retry_at: str | None = None
+    #: Of a fork: the step of another task, by its uuid, whose outcome this one has; absent where the fork runs it.
+    reused_from_step_uuid: str | None = None
+
+
+class ForkedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """The task that a fork was made from."""
+
+    task_uuid: str
+    #: The version of that task's stream at which its results were taken.
+    stream_version: int
+    #: The steps that were named to run anew.
+    from_steps: tuple[str, ...] = ()
 
 
 class TaskResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -534,6 +568,8 @@ class TaskResponse(msgspec.Struct, frozen=True, kw_only=True):
     parent_task_uuid: str | None = None
     #: How many tasks stand above this one.
     depth: int = 0
+    #: The task that this one is a fork of.
+    forked_from: ForkedFrom | None = None
     #: Signals that came before a step waited for them, by name, oldest first.
     signals_kept: tuple[str, ...] = ()
     #: What the task is stuck at the moment for: the id of its open dead letter (also of one that is stale only), and what
@@ -664,6 +700,36 @@ class SignalReply(msgspec.Struct, frozen=True, kw_only=True):
     signal_id: str
     taken_by: str | None = None
     #: The same signal (by its id) had come before; nothing was done.
+    replayed: bool = False
+
+
+class StepToRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that a fork runs, or may run."""
+
+    step: str
+    #: `named`: the request names it; `follows`: it depends on one that runs anew; `not_done`, `undone`: in the original;
+    #: `new`, `changed`: the original's template has no such step, or one of another type; `misfit`: its result does
+    #: not fit the `result_schema` of this version; `choice_gone`: what it chose does not exist in this version;
+    #: `undecided`: whether it exists is decided anew. Absent in a repetition's answer.
+    why: str | None = None
+    #: The original has done it: its effects outside happen once more.
+    ran_before: bool = False
+
+
+class ForkReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fork reuses and what it runs, in the order of the template; the lists hold the first 1,000 names."""
+
+    #: The fork; absent after a dry run.
+    task: TaskResponse | None = None
+    forked_from: ForkedFrom
+    #: The template version that the fork runs.
+    version: str
+    reused: tuple[str, ...]
+    reused_count: int
+    run: tuple[StepToRun, ...]
+    run_count: int
+    dry_run: bool = False
+    #: The fork existed already and this request is the same as the one that made it.
     replayed: bool = False
 
 
@@ -1059,6 +1125,7 @@ OPERATIONS: Final[dict[str, type[Request]]] = {
     "task.resolve": ResolveTask,
     "task.signal": SignalTask,
     "step.update": UpdateStep,
+    "task.fork": ForkTask,
     "task.results": GetResults,
     "task.events": GetEvents,
     "task.explain": ExplainTask,

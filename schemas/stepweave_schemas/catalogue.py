@@ -210,6 +210,14 @@ _ENTRIES: Final = (
         state_change="step: (none) | pending | error → skipped",
     ),
     _entry(
+        events.StepReused,
+        "task",
+        outcome=False,
+        emitted_when="A task was forked: in the append of its `task.created`, one for each step whose outcome it takes "
+        "over. What follows from the outcome (`decision.routed`, `batch.created`, …) stands behind it.",
+        state_change="step: pending → complete | skipped | resolved_manually | error",
+    ),
+    _entry(
         events.StepReset,
         "task",
         outcome=True,

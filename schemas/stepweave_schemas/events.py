@@ -46,6 +46,16 @@ class ParentLink(msgspec.Struct, frozen=True, kw_only=True):
     result_subject: str
 
 
+class ForkOrigin(msgspec.Struct, frozen=True, kw_only=True):
+    """The task that a fork was made from."""
+
+    task_id: str
+    #: The version of that task's stream at which its results were taken.
+    stream_version: int
+    #: The steps that were named to be run anew; empty: those that were not done.
+    from_steps: tuple[str, ...] = ()
+
+
 class ScheduleLink(msgspec.Struct, frozen=True, kw_only=True):
     """The firing of a schedule that started a task."""
 
@@ -84,6 +94,8 @@ class TaskCreated(Event, frozen=True, kw_only=True, tag="task.created"):
     parent: ParentLink | None = None
     #: How many tasks stand above this one.
     depth: int = 0
+    #: The task whose results this one reuses; the `step.reused` events of the same append carry them.
+    forked_from: ForkOrigin | None = None
     #: The firing that started this task; its schedule is told of the task's end.
     schedule: ScheduleLink | None = None
 
@@ -398,6 +410,26 @@ class DomainPublished(StepEvent, frozen=True, kw_only=True, tag="domain.publishe
     task_name: str
     namespace: str
     template_version: str
+
+
+class StepReused(StepEvent, frozen=True, kw_only=True, tag="step.reused"):
+    """A fork takes over how a step ended in another task: nobody runs it again, and dependents read its result."""
+
+    #: How it ended: `complete`, `skipped`, `resolved_manually`, or `error` (one batch whose failure was put up with).
+    status: str = "complete"
+    #: Absent where the step has none.
+    result: msgspec.Raw = NO_RAW
+    #: The task that ran the step, and the step's uuid there, which is the idempotency key of its effects outside.
+    from_task_id: str
+    from_step_uuid: str
+    #: The try there that ended it; 0 where there was none.
+    from_attempt: int
+    #: The other task stands for what the step did, and undoes it if that is to be; this one never does.
+    undone_by_original: bool = False
+    #: Of a failure that was put up with.
+    error_type: str = ""
+    error_message: str = ""
+    error_code: str | None = None
 
 
 # -- steps that shape the task ---------------------------------------------------------------------
@@ -939,6 +971,7 @@ AnyEvent = (
     | StepResultRefused
     | StepCheckpointed
     | StepSkipped
+    | StepReused
     | StepReset
     | StepResolvedManually
     | StepCompletedManually

@@ -42,6 +42,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "task.resolve": api.TaskResponse,
     "task.signal": api.SignalReply,
     "step.update": api.UpdateStepReply,
+    "task.fork": api.ForkReply,
     "task.results": api.ResultsReply,
     "task.events": api.EventsReply,
     "task.explain": api.TaskExplanation,

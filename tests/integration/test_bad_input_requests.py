@@ -53,6 +53,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "task.resolve": {"task_id": uuid7(), "request_id": 7},
     "task.signal": {"task_id": uuid7(), "signal": 7},
     "step.update": {"task_id": uuid7(), "step": "a", "action": {"action_type": "skip", "reason": 7}},
+    "task.fork": {"task_id": uuid7(), "from_steps": 7},
     "task.results": {"task_id": uuid7(), "offset": "1"},
     "task.events": {"task_id": uuid7(), "limit": None},
     "task.explain": {"task_id": uuid7(), "step": 7},

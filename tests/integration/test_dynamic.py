@@ -105,7 +105,13 @@ async def weigh(context: StepContext) -> dict[str, Any]:
     return {"read": sum(key.startswith("first_stage_") for key in context.get_dependency_result_keys())}
 
 
-HANDLERS = (weigh, cut_for_any, echo, route, cut, part, collect, crawl, break_down, undo)
+@step_handler("count_me")
+async def count_me(context: StepContext) -> dict[str, Any]:
+    calls[f"{context.step_name} {context.task_uuid}"] += 1
+    return {"ran_in": context.task_uuid}
+
+
+HANDLERS = (count_me, weigh, cut_for_any, echo, route, cut, part, collect, crawl, break_down, undo)
 QUICK = {"backoff": "none", "max_attempts": 3}
 
 
@@ -483,3 +489,101 @@ async def test_a_child_that_is_cancelled(system: System) -> None:
 async def test_a_signal_to_nobody(system: System) -> None:
     refused = await system.refusal("task.signal", {"task_id": uuid7(), "signal": "go"})
     assert refused.code == "NOT_FOUND"
+
+
+# -- forks -----------------------------------------------------------------------------------------
+
+
+async def test_a_blocked_task_is_forked_onto_a_version_that_is_mended(system: System) -> None:
+    """By way of the client and of the command line's request; handlers of what is reused are not called again."""
+    steps = (
+        {"name": "first", "handler": "count_me"},
+        {"name": "second", "handler": "break_down", "dependencies": ["first"]},
+        {"name": "beside", "handler": "count_me", "dependencies": ["first"]},
+        {"name": "last", "handler": "echo", "dependencies": ["second", "beside"]},
+    )
+    await register(system, "mended", *steps, input_schema={"type": "object", "required": ["order"]})
+    task_id = await system.create("mended", namespace="dynamic", context={"order": 1}, priority=7, tags=["x"])
+    await system.wait(task_id, "blocked_by_failures")
+    fixed = (steps[0], {**steps[1], "handler": "echo"}, *steps[2:])
+    await register(
+        system, "mended", *fixed, version="1.1.0", input_schema={"type": "object", "required": ["order"]}
+    )
+    client, before = system.client, await system.heads()
+    plan = await client.fork_task(task_id, version="latest", dry_run=True)
+    assert (plan.task, plan.version, plan.reused) == (None, "1.1.0", ("first", "beside"))
+    assert [(one.step, one.why) for one in plan.run] == [("second", "not_done"), ("last", "not_done")]
+    assert await system.heads() == before
+    assert (await client.fork_task(task_id, "beside", dry_run=True)).reused == ("first",)
+    fork_id = uuid7()
+    wanted: dict[str, Any] = {"version": "latest", "fork_id": fork_id, "reason": "mended", "forked_by": "ada"}
+    fork = await client.fork_task(task_id, **wanted)
+    assert fork.task is not None
+    assert (fork.reused, fork.replayed, fork.task.task_uuid) == (("first", "beside"), False, fork_id)
+    done = await system.wait(fork_id)
+    assert done.forked_from is not None
+    assert (done.forked_from.task_uuid, done.version, done.priority) == (task_id, "1.1.0", 7)
+    assert (done.initiator, done.reason, done.context) == ("ada", "mended", {"order": 1})
+    assert done.correlation_id == (await client.get_task(task_id)).correlation_id
+    assert (calls[f"first {task_id}"], calls[f"first {fork_id}"], calls[f"beside {fork_id}"]) == (1, 0, 0)
+    results = await client.get_results(fork_id)
+    assert results["first"] == {"ran_in": task_id}
+    again = await client.fork_task(task_id, **wanted)
+    assert again.replayed
+    assert again.reused == ("first", "beside")
+    assert (await client.get_task(task_id)).status == "blocked_by_failures"
+    refused = await system.refusal("task.fork", {"task_id": task_id, "fork_id": fork_id})
+    assert refused.code == "CONFLICT"
+    # What an operator settles in the original is reused, too.
+    await client.complete_step(task_id, "second", {"by": "hand"}, reason="done by hand")
+    await system.wait(task_id)
+    by_hand = await client.fork_task(task_id, "last", forked_by="ada")
+    assert by_hand.reused == ("first", "second", "beside")
+    assert by_hand.task is not None
+    await system.wait(by_hand.task.task_uuid)
+    assert (await client.get_results(by_hand.task.task_uuid))["second"] == {"by": "hand"}
+    # Evicted from memory, it is rebuilt from its own events alone.
+    for orchestrator in system.orchestrators:
+        orchestrator.owner.actors.drop([fork_id, task_id])
+    assert (await client.get_task(fork_id)).forked_from == done.forked_from
+    await system.verify()
+
+
+async def test_what_is_wrong_with_a_fork_is_said(system: System) -> None:
+    await register(
+        system, "strict_one", {"name": "only", "handler": "echo"}, input_schema={"required": ["order"]}
+    )
+    task_id = await system.create("strict_one", namespace="dynamic", context={"order": 1})
+    await system.wait(task_id)
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"task_id": uuid7()}, "NOT_FOUND", "there is no task"),
+        ({"task_id": "no"}, "INVALID_UUID", "no UUID"),
+        ({"fork_id": "no"}, "INVALID_UUID", "no UUID"),
+        ({"fork_id": task_id}, "BAD_REQUEST", "the original's id"),
+        ({"from_steps": ["onyl"]}, "VALIDATION_FAILED", "has no step 'onyl'; its steps are only"),
+        ({"from_steps": [""]}, "VALIDATION_FAILED", "from_steps"),
+        ({"from_steps": ["only"], "version": "9.9.9"}, "NOT_FOUND", "has no version 9.9.9"),
+        ({"from_steps": ["only"], "context": {}}, "VALIDATION_FAILED", "input schema"),
+        ({"from_steps": ["only"], "context": 7}, "VALIDATION_FAILED", "expected an object"),
+        ({}, "CONFLICT", "name the step"),
+        ({"dry_run": True}, "CONFLICT", "name the step"),
+    ]
+    async with system.unharmed():
+        for fields, code, text in cases:
+            refused = await system.refusal("task.fork", {"task_id": task_id, **fields})
+            assert (refused.code, text in refused.message) == (code, True), refused.message
+
+
+async def test_a_fork_goes_on_with_a_batch_where_it_stood(system: System) -> None:
+    """It is cut as it was, whatever the context is now; only the batch that had failed runs."""
+    await register(system, "batch_fork", analyser(parallelism=50), *BATCH_STEPS)
+    context = {"cursors": [1, 2, 3, 4], "bad": 3}
+    task_id = await system.create("batch_fork", namespace="dynamic", context=context)
+    await system.wait(task_id, "blocked_by_failures")
+    mended = {"cursors": [9], "bad": 0}
+    fork = await system.client.fork_task(task_id, context=mended)
+    assert fork.task is not None
+    assert fork.reused == ("cut", "part_001", "part_002", "part_004")
+    await system.wait(fork.task.task_uuid)
+    results = await system.client.get_results(fork.task.task_uuid)
+    assert results["collect"] == {"cursors": [1, 2, 3, 4], "count": 4}

@@ -318,7 +318,21 @@ async def test_more_than_is_held_is_refused_and_leaves_no_trace(system: System) 
     taken = [one for ending in many if isinstance(ending, dict) for one in ending["tasks"]]
     assert refused and taken and len(refused) * 5 + len(taken) == 200
     assert not any(one.get("error") for one in taken)
-    assert await created() == before + len(accepted) + len(taken)
+    # A fork is a create, too; what one would do is told in any case.
+    shown = await system.request("task.get", {"task_id": accepted[0]})
+    rerun = {"task_id": accepted[0], "from_steps": [shown["steps"][-1]["name"]]}
+    requests = [system.request("task.fork", rerun) for _ in range(100)]
+    forks = await asyncio.gather(*requests, return_exceptions=True)
+    refused = [ending for ending in forks if isinstance(ending, Refused)]
+    begun = [ending["task"]["task_uuid"] for ending in forks if isinstance(ending, dict)]
+    assert refused and begun and len(refused) + len(begun) == 100
+    assert {one.code for one in refused} == {"BACKPRESSURE"}, {str(one) for one in refused}
+    plans = await asyncio.gather(
+        *(system.request("task.fork", {**rerun, "dry_run": True}) for _ in range(20))
+    )
+    assert all(plan["dry_run"] for plan in plans)
+    await asyncio.gather(*(system.wait(task_id) for task_id in begun))
+    assert await created() == before + len(accepted) + len(taken) + len(begun)
     # The client waits and asks again.
     again = [
         system.client.create_task("proof", namespace=GOOD_NAMESPACE, idempotency_key=f"k{n}")

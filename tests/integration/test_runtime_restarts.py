@@ -11,7 +11,7 @@ from nats.js.api import ConsumerConfig
 
 from stepweave.messaging import ACK
 from stepweave.testing import eventually
-from stepweave_eventstore.store import Append
+from stepweave_eventstore.store import Append, StoreUnavailable
 from stepweave_orchestrator.runtime.batch import Shard
 from stepweave_schemas import subjects
 from stepweave_schemas.identity import shard_of
@@ -65,6 +65,48 @@ async def test_an_append_that_is_under_way_when_its_shard_restarts_is_published(
     assert second.dispatch.step_name == "two"
     await second.say("success", result=None)
     assert (await system.task(task_id))["status"] == "complete"
+    await system.verify()
+
+
+async def test_an_append_that_lands_after_its_answer_was_lost_is_published(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link to the database breaks while the statement still runs there, and keeps the shard's row locked."""
+    steps = ({"name": "one", "handler": "noop"}, {"name": "two", "handler": "noop", "dependencies": ["one"]})
+    await system.register(template("unseen", steps, namespace="unseen"))
+    task_id, taken = await system.started("unseen", namespace="unseen")
+    append, renew = system.store.append, system.store.renew_shards
+    at_work: list[asyncio.Task[set[int]]] = []
+    asked = asyncio.Event()
+
+    async def append_unseen(what: Append) -> set[int]:
+        if at_work or all(event.task_id != task_id for event in what.events):
+            return await append(what)
+
+        async def late() -> set[int]:
+            await asked.wait()
+            return await append(what)
+
+        at_work.append(asyncio.ensure_future(late()))
+        raise StoreUnavailable("the link broke")
+
+    async def renew_behind(
+        owner: str, epochs: dict[int, int], lease_ms: int, published: dict[int, int]
+    ) -> set[int]:
+        if at_work and not published and shard_of(task_id, SHARDS) in epochs:
+            asked.set()
+            await asyncio.shield(at_work[0])
+        return await renew(owner, epochs, lease_ms, published)
+
+    monkeypatch.setattr(system.store, "append", append_unseen)
+    monkeypatch.setattr(system.store, "renew_shards", renew_behind)
+    await system.publish(taken.dispatch.result_subject, taken.outcome("success", result=None))
+    system.connection.send(taken.reply, ACK)
+    second = await system.take("unseen")
+    assert second.dispatch.step_name == "two"
+    await second.say("success", result=None)
+    assert (await system.task(task_id))["status"] == "complete"
+    assert (await system.types(task_id)).count("step.completed") == 2
     await system.verify()
 
 

@@ -72,6 +72,11 @@ async def test_either_orchestrator_carries_out_requests_for_every_shard(system: 
                 told = await ask(other, "task.results", {"task_id": task_id})
                 assert told["results"] == {"only": {"ok": True}}
                 assert len((await ask(other, "task.events", {"task_id": task_id}))["events"]) == 4
+            fork_id = id_in((shard + 1) % SHARDS)
+            fork = {"task_id": task_id, "fork_id": fork_id, "from_steps": ["only"]}
+            forks = [await ask(other, "task.fork", fork) for other in system.orchestrators]
+            assert [one["replayed"] for one in forks] == [False, True]
+            await system.wait(fork_id)
 
 
 async def test_refusals_are_the_same_from_near_and_far(system: System) -> None:

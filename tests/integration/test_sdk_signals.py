@@ -170,6 +170,43 @@ async def test_signals_from_the_command_line(server: EmbeddedNats, client: Clien
     assert lines[-1][0] == "task.completed"
 
 
+async def test_a_fork_from_the_command_line(server: EmbeddedNats, client: Client) -> None:
+    task_id = (await client.create_task("purchase", namespace="shop")).task_uuid
+    await client.signal(task_id, "approval", {"approved": True})
+    plan = await typed_process(server.url, "task", "fork", task_id, "--dry-run")
+    assert plan.code == 0, plan.err
+    rows = [" ".join(line.split()) for line in plan.out.splitlines()]
+    assert f"of task {task_id} as of its event 5" in rows
+    assert {"approve reused", "file runs not done in the original"} <= set(rows)
+    assert plan.err == "nothing was done; without --dry-run the fork begins\n"
+    forked = await typed_process(
+        *(
+            server.url,
+            "task",
+            "fork",
+            task_id,
+            "--from",
+            "approve",
+            "--by",
+            "desk",
+            "--reason",
+            "asked too early",
+        ),
+        *("-o", "json"),
+    )
+    assert forked.code == 0, forked.err
+    reply = json.loads(forked.out)
+    assert (reply["reused"], [one["step"] for one in reply["run"]]) == ([], ["approve", "file"])
+    shown = await client.get_task(reply["task"]["task_uuid"])
+    assert (shown.initiator, shown.reason, shown.step("approve").current_state) == (
+        "desk",
+        "asked too early",
+        "waiting_for_signal",
+    )
+    refused = await typed_process(server.url, "task", "fork", task_id, "--from", "aprove")
+    assert refused.code == 4 and "its steps are approve, file" in refused.err
+
+
 async def test_a_task_is_followed_to_its_end_though_late_results_stand_behind_it(
     server: EmbeddedNats, client: Client
 ) -> None:

@@ -14,6 +14,7 @@ PAGES: Final = Path(__file__).parents[2] / "docs" / "how-to"
 #: The pages whose Python blocks, one after the other, are a module of tests.
 TRIED: Final = (
     "call-http-apis",
+    "fork-a-task",
     "process-in-batches",
     "publish-domain-events",
     "route-with-decisions",

@@ -48,6 +48,7 @@ from stepweave_schemas.template import TaskTemplate
 from .domain_event_stories import DOMAIN_EVENT_STORIES
 from .dynamic_stories import DYNAMIC_STORIES
 from .example_histories import example_runs, histories_of
+from .fork_stories import FORK_STORIES
 from .gate_stories import GATE_STORIES
 from .history import (
     FOLDER,
@@ -394,6 +395,7 @@ STORIES.update(
     {
         **DYNAMIC_STORIES,
         **DOMAIN_EVENT_STORIES,
+        **FORK_STORIES,
         **SAGA_STORIES,
         **WAITING_STORIES,
         **GATE_STORIES,

@@ -119,7 +119,7 @@ def request_digest(request: api.CreateTask, version: Version, context: Any) -> s
 
 
 def check_context(raw: msgspec.Raw) -> Any:
-    """A context as a plain object; raises `ApiError` where it is too large or none."""
+    """A task's context as a plain object; raises `ApiError` where it is none, or too large."""
     size = len(memoryview(raw))
     if size > CONTEXT_BYTES_MAX:
         raise ApiError(

@@ -20,10 +20,12 @@ from stepweave_eventstore.hash_chain import canonical_bytes
 from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
 from stepweave_orchestrator.runtime.admission import Admission
+from stepweave_orchestrator.runtime.forks import Forks
 from stepweave_orchestrator.runtime.requests import (
     Cancel,
     Create,
     CreateSeveral,
+    Fork,
     Get,
     Operate,
     Register,
@@ -34,7 +36,7 @@ from stepweave_orchestrator.runtime.requests import (
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
 from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
-from stepweave_orchestrator.runtime.templates import TemplateCatalogue
+from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.catalogue import CATALOGUE
@@ -47,9 +49,10 @@ from stepweave_schemas.template import Problem, TaskTemplate, check_template
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actions import TaskActionRequest, step_command, task_command
-from .creation import check_payload, check_request, check_text, identity, request_digest
+from .creation import check_context, check_payload, check_request, check_text, identity, request_digest
 from .dead_letters import DeadLetterOperations
 from .explanations import ExplanationOperations
+from .forking import LATEST, check_fork, fork_created
 from .gates import GateOperations
 from .schedules import ScheduleOperations
 
@@ -76,6 +79,7 @@ class Operations:
         store: EventStore,
         shard_count: int,
         templates: TemplateCatalogue,
+        forks: Forks,
         router: ShardRouter,
         streams: Streams,
         admission: Admission,
@@ -87,6 +91,7 @@ class Operations:
         self._store = store
         self._shard_count = shard_count
         self._templates = templates
+        self._forks = forks
         self._router = router
         self._streams = streams
         self._admission = admission
@@ -104,6 +109,7 @@ class Operations:
             "task.resolve": self.act_on_task,
             "step.update": self.update_step,
             "task.signal": self.signal_task,
+            "task.fork": self.fork_task,
             "task.results": self.get_results,
             "task.events": self.get_events,
             **dead_letters.handlers,
@@ -279,6 +285,44 @@ class Operations:
                 sent_by=request.sent_by,
             ),
         )
+
+    async def fork_task(self, request: api.ForkTask) -> bytes:
+        """Begin a task with what another one has come to; answers once its first events are committed."""
+        fork_id = request.fork_id or uuid7()
+        self._shard_of(request.task_id)
+        shard = self._shard_of(fork_id)
+        check_fork(request)
+        original, correlation_id = await self._forks.original(request.task_id)
+        version = await self._version_of_fork(request.version, original)
+        context = original.context if not bytes(request.context) else request.context
+        violations = version.violations(check_context(context))
+        if violations:
+            ref = version.plan.ref
+            raise ApiError(
+                "VALIDATION_FAILED",
+                f"the context does not fit the input schema of {ref.namespace}/{ref.name}:{ref.version}: "
+                + violations_text(violations)
+                + ("" if bytes(request.context) else "; it is the original's: give another one"),
+                violations=violations,
+            )
+        created = fork_created(request, fork_id, original, version, context)
+        if request.dry_run:
+            return await self._forks.preview(fork_id, created)
+        fork = Fork(
+            stream_id=fork_id, created=created, correlation_id=request.correlation_id or correlation_id
+        )
+        with self._admission.taken(created.template.namespace):
+            return await self._router.call(shard, fork)
+
+    async def _version_of_fork(self, wanted: str | None, original: TaskCreated) -> Version:
+        ref = original.template
+        if wanted is not None:
+            version = None if wanted == LATEST else wanted
+            return await self._templates.resolve(ref.namespace, ref.name, version)
+        try:
+            return await self._templates.pinned(ref)
+        except LookupError as error:
+            raise ApiError("NOT_FOUND", str(error.args[0])) from None
 
     async def get_results(self, request: api.GetResults) -> bytes:
         """A page of step results."""

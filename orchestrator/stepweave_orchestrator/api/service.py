@@ -33,7 +33,7 @@ SERVICE_NAME = "stepweave"
 #: offered, operators are heard.
 CONCURRENT_REQUESTS_MAX = 5_000
 NOT_CREATES_MIN = 1_000
-CREATES = frozenset({"task.create", "task.create_many"})
+CREATES = frozenset({"task.create", "task.create_many", "task.fork"})
 #: Of an error that does not fit into one message this much of its text is sent.
 MESSAGE_CHARS_MAX = 2_000
 

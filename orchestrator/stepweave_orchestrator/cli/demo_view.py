@@ -79,6 +79,7 @@ _STATES = {
     "step.retry_scheduled": "waiting_for_retry",
     "step.failed": "error",
     "step.skipped": "skipped",
+    "step.reused": "complete",
     "signal.awaited": "waiting_for_signal",
     "child.requested": "in_progress",
 }

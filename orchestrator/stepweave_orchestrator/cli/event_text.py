@@ -61,6 +61,16 @@ def _task(data: dict[str, Any]) -> str:
     return f"{data['namespace']}/{data['task_name']}"
 
 
+def _created(data: dict[str, Any]) -> str:
+    text = "{namespace}/{name}:{version}".format(**data["template"])
+    text += f" by {data['initiator']}" if data.get("initiator") else ""
+    origin = data.get("forked_from")
+    if not origin:
+        return text
+    steps = f" from {_names(origin['from_steps'])}" if origin.get("from_steps") else ""
+    return f"{text}, a fork of {origin['task_id']}{steps}"
+
+
 def _by_hand(data: dict[str, Any], who: str, why: str) -> str:
     """Who did it, and why."""
     by = f"by {data[who]}" if data.get(who) else "by somebody"
@@ -184,10 +194,7 @@ def _firing(data: dict[str, Any]) -> str:
 
 
 _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
-    "task.created": lambda data: (
-        "{namespace}/{name}:{version}".format(**data["template"])
-        + (f" by {data['initiator']}" if data.get("initiator") else "")
-    ),
+    "task.created": _created,
     "task.started": lambda _: "its time has come",
     "task.blocked": _blocked,
     "task.completed": lambda data: (
@@ -228,6 +235,9 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     ),
     "step.checkpointed": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {_counted(data['items_processed'], 'item')} done"
+    ),
+    "step.reused": lambda data: (
+        f"{data['step_name']}: {data.get('status', 'complete').replace('_', ' ')} in task {data['from_task_id']}"
     ),
     "step.domain_event_refused": lambda data: (
         f"{data['step_name']}, try {data['attempt']}: {data['name']} is not published "

@@ -11,6 +11,7 @@ from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, By, NatsUrl, Output, Reason, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, status_text, stdout
 from .running import client, run_async
+from .task_fork import fork
 from .task_input import context_of, moment_of, payload_of, who
 from .template import parse_reference
 
@@ -346,6 +347,9 @@ def cancel(
     show(task, output, lambda: print_task(task))
 
 
+app.command()(fork)
+
+
 def _print_signal(name: str, reply: SignalResponse) -> None:
     task = reply.task
     nobody = "no step" if task.is_terminal else "no step yet: it is kept until one waits for it"
@@ -375,6 +379,7 @@ def print_task(task: Any, *, with_steps: bool = True) -> None:
             ("priority", task.priority or None),
             ("correlation", None if task.correlation_id == task.task_uuid else task.correlation_id),
             ("started by", None if task.parent_task_uuid is None else f"task {task.parent_task_uuid}"),
+            ("fork of", _origin(task)),
             ("signals kept", task.signals_kept),
             ("stuck", task.stuck),
             ("undone", task.compensation_status),
@@ -406,9 +411,20 @@ def print_task(task: Any, *, with_steps: bool = True) -> None:
             progress(f"the first {len(task.steps)} steps of {task.total_steps}")
 
 
+def _origin(task: Any) -> str | None:
+    """The task that this one is a fork of."""
+    origin = task.forked_from
+    if origin is None:
+        return None
+    steps = f", from {', '.join(origin.from_steps[:_NAMES_MAX])}" if origin.from_steps else ""
+    return f"task {origin.task_uuid}{steps}"
+
+
 def _note(step: StepSummary) -> str:
     """What there is to say about a step besides its state."""
     said = []
+    if step.reused_from_step_uuid is not None:
+        said.append("reused")
     if step.waiting_for_signal is not None:
         said.append(f"for signal {step.waiting_for_signal}")
     if step.child_task_uuid is not None:

@@ -17,14 +17,16 @@ def begin(state: TaskState, moment: Moment) -> list[events.Event]:
     if held is not None:
         return [held]
     plan = state.the_plan
-    if plan.plain and moment.rate_per_second is None and not state.stepped_in:
+    # An operator has settled steps already, or the steps that a fork reuses are done.
+    under_way = state.stepped_in or state.forked_from is not None
+    if plan.plain and moment.rate_per_second is None and not under_way:
         return [
             enqueued(plan.steps[number].name, state.steps[number].uuid, 1, moment) for number in plan.roots
         ]
     turn = Turn(state, moment)
     turn.held = False
     turn.phase = "steps_in_process"
-    if state.stepped_in:
+    if under_way:
         turn.begin_ready()
     else:
         turn.begin_roots()

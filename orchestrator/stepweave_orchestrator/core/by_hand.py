@@ -169,8 +169,11 @@ def settled_by_hand(state: TaskState, number: int, step: StepState, status: Step
 
 
 def pass_over_settled(state: TaskState, batch: BatchState) -> None:
-    """The next worker to begin is one that no operator has settled."""
-    while batch.begun < batch.count and state.steps[batch.first + batch.begun].status in MET:
+    """The next worker to begin is one that no operator has settled, and whose outcome is not that of another task."""
+    while batch.begun < batch.count:
+        step = state.steps[batch.first + batch.begun]
+        if step.status not in MET and step.reused is None:
+            return
         batch.begun += 1
 
 

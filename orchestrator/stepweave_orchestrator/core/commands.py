@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from stepweave_schemas.events import TaskCreated
+from stepweave_schemas.events import (
+    BatchCreated,
+    DecisionDeclined,
+    DecisionRouted,
+    TaskCreated,
+    TemplateRef,
+)
 from stepweave_schemas.result import AnyOutcome
 
 from .operator_commands import AnyOperatorCommand
+
+#: What one fork takes over, for all of it has to stand in one append: steps, and bytes of results and cursors.
+REUSED_STEPS_MAX: Final = 25_000
+REUSED_BYTES_MAX: Final = 16 * 1_024 * 1_024
 
 
 class Limits(NamedTuple):
@@ -28,6 +38,9 @@ class Limits(NamedTuple):
     signals_kept_bytes_max: int = 1_024 * 1_024
     #: A step whose handler nobody serves is named after so long.
     handler_missing_ms: int = 60_000
+    #: What one fork takes over.
+    reused_steps_max: int = REUSED_STEPS_MAX
+    reused_bytes_max: int = REUSED_BYTES_MAX
 
 
 DEFAULT_LIMITS = Limits()
@@ -53,6 +66,37 @@ class CreateTask(msgspec.Struct, frozen=True):
     created: TaskCreated
     #: `identity_strategy: strict` – a second task of the same content is a conflict, not a replay.
     strict: bool = False
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """How a step ended in another task, as a fork takes it over."""
+
+    #: The step's type there.
+    type: str
+    #: `complete`, `skipped`, `resolved_manually`, or `error` (one batch whose failure was put up with).
+    status: str
+    result: msgspec.Raw
+    #: The task that ran it, the step's uuid there, and the try that ended it.
+    task_id: str
+    step_uuid: str
+    attempt: int
+    #: The other task undoes what the step did, if it is to be undone.
+    undone_by_original: bool
+    #: What a decision chose, or how a batchable step was cut.
+    shaped: DecisionRouted | DecisionDeclined | BatchCreated | None = None
+    error_type: str = ""
+    error_message: str = ""
+    error_code: str | None = None
+
+
+class ForkTask(msgspec.Struct, frozen=True):
+    """Begin a task with what another one has come to. Its `created` says of which, and which steps are to run anew."""
+
+    created: TaskCreated
+    #: By step name: what may be reused, as far as the template allows.
+    taken: dict[str, Taken]
+    #: The template of the other task.
+    template: TemplateRef
 
 
 class CancelTask(msgspec.Struct, frozen=True):
@@ -128,6 +172,7 @@ class CheckHandlers(msgspec.Struct, frozen=True):
 
 Command = (
     CreateTask
+    | ForkTask
     | CancelTask
     | SignalTask
     | Wake

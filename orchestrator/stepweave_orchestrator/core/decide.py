@@ -12,8 +12,9 @@ from stepweave_schemas import events
 from .allowed import refused, why_not
 from .beginning import begin
 from .children import cancel_requests, dies_with_parent
-from .commands import AdmitStep, CancelTask, Command, CreateTask, Moment, SignalTask, Wake
+from .commands import AdmitStep, CancelTask, Command, CreateTask, ForkTask, Moment, SignalTask, Wake
 from .dead_letters import describe
+from .fork import decide_fork
 from .holding import admitted, standing, with_releases
 from .operators import OPERATOR_DECIDERS
 from .outcomes import OUTCOME_DECIDERS
@@ -207,6 +208,7 @@ def _no_signal(turn: Turn, number: int) -> None:
 
 _DECIDERS: dict[type, Callable[[TaskState, Any, Moment], Decision]] = {
     CreateTask: _create,
+    ForkTask: decide_fork,
     CancelTask: _cancel,
     SignalTask: decide_signal,
     Wake: _wake,

@@ -52,7 +52,7 @@ def build_dispatch(
         step_inputs=EMPTY_OBJECT if spec.type == "standard" else _step_inputs(state, step, spec),
         checkpoint=None if step.checkpoint is None else _checkpoint(step.checkpoint),
         compensates=state.name_of(step.compensates) if step.compensates >= 0 else "",
-        compensates_step_uuid=state.steps[step.compensates].uuid if step.compensates >= 0 else "",
+        compensates_step_uuid=_effects_uuid(state.steps[step.compensates]) if step.compensates >= 0 else "",
         correlation_id=state.correlation_id,
         parent_correlation_id=state.parent_correlation_id,
         priority=state.priority,
@@ -62,6 +62,11 @@ def build_dispatch(
         timeout_ms=None if spec.timeout_seconds is None else round(spec.timeout_seconds * 1000),
         traceparent=state.traceparent,
     )
+
+
+def _effects_uuid(step: StepState) -> str:
+    """The idempotency key that the step's effects outside were made with: of the task that ran it."""
+    return step.uuid if step.reused is None else step.reused.step_uuid
 
 
 def _checkpoint(saved: SavedProgress) -> StepCheckpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from stepweave_schemas import events
 from stepweave_schemas.identity import step_uuid
@@ -22,8 +22,10 @@ from .state import (
     EarlierTry,
     Fault,
     KeptSignal,
+    Origin,
     ParentStep,
     Pass,
+    Reused,
     SagaState,
     StepState,
     StepStatus,
@@ -77,6 +79,9 @@ def _task_created(state: TaskState, event: events.TaskCreated, at_ms: int) -> No
         )
     if state.the_plan.lifecycle is not None:
         begin_watching(state, at_ms)
+    origin = event.forked_from
+    if origin is not None:
+        state.forked_from = Origin(origin.task_id, origin.stream_version, origin.from_steps)
 
 
 def _task_started(state: TaskState, event: events.TaskStarted, at_ms: int) -> None:
@@ -154,7 +159,7 @@ def _made_step_begins(state: TaskState, number: int, step: StepState) -> None:
             batch.again.remove(number)
         else:
             batch.begun = number - batch.first + 1
-            if state.stepped_in:
+            if state.stepped_in or state.forked_from is not None:
                 pass_over_settled(state, batch)
     else:
         target = state.steps[step.compensates]
@@ -325,6 +330,26 @@ def _step_skipped(state: TaskState, event: events.StepSkipped, at_ms: int) -> No
     step.completed_at_ms = at_ms
     state.done_count += 1
     met(state, number)
+
+
+def _step_reused(state: TaskState, event: events.StepReused, at_ms: int) -> None:
+    number, step = step_of(state, event, at_ms)
+    step.reused = Reused(event.from_step_uuid, event.undone_by_original)
+    step.status = cast(StepStatus, event.status)
+    step.result = bytes(event.result).decode() or None
+    step.completed_at_ms = at_ms
+    if event.status == "error":
+        step.fault = Fault(event.error_type, event.error_message, event.error_code, at_ms)
+    state.done_count += 1
+    if step.made_from < 0:
+        met(state, number)
+        return
+    batch = state.batches[step.made_from]
+    if event.status == "error":
+        batch.failed += 1
+    else:
+        batch.succeeded += 1
+    pass_over_settled(state, batch)
 
 
 def _batch_created(state: TaskState, event: events.BatchCreated, at_ms: int) -> None:
@@ -535,7 +560,7 @@ def _compensation_started(state: TaskState, event: events.CompensationStarted, a
         targets: Iterable[int] = (number,)
         if batch is not None:
             workers = range(batch.first, batch.first + batch.count)
-            targets = [worker for worker in workers if state.steps[worker].status == "complete"]
+            targets = [worker for worker in workers if state.steps[worker].is_to_undo]
         for target in targets:
             made = _make_compensation(state, state.name_of(target), target, "")
             members.setdefault(state.slot_of(target), []).append(made)
@@ -622,6 +647,7 @@ _APPLIERS: dict[type[events.Event], Callable[[TaskState, Any, int], None]] = {
     events.StepResultRefused: _step_result_refused,
     events.StepCheckpointed: _step_checkpointed,
     events.StepSkipped: _step_skipped,
+    events.StepReused: _step_reused,
     events.StepDomainEventRefused: _only_said,
     events.DomainPublished: _only_said,
     events.DecisionRouted: _decided,

@@ -99,6 +99,15 @@ class SavedProgress(msgspec.Struct, frozen=True, gc=False):
     accumulated_results: str
 
 
+class Reused(msgspec.Struct, frozen=True, gc=False):
+    """Where the outcome of a step comes from that this task does not run itself."""
+
+    #: The step's uuid in the task that ran it.
+    step_uuid: str
+    #: That task undoes what the step did, if it is to be undone; this one never does.
+    undone_by_original: bool = False
+
+
 def saved_progress(said: StepCheckpointed | Checkpointed) -> SavedProgress:
     """A checkpoint as it is kept."""
     return SavedProgress(
@@ -177,11 +186,18 @@ class StepState(msgspec.Struct, kw_only=True, gc=False):
     #: without a lease token is given out again at `due_at_ms`.
     handed_back: int = 0
     handed_back_since_ms: int | None = None
+    #: The step's outcome is that of another task's.
+    reused: Reused | None = None
+
+    @property
+    def is_to_undo(self) -> bool:
+        """Whether the step has done something that is undone where its task cannot complete."""
+        return self.status == "complete" and (self.reused is None or not self.reused.undone_by_original)
 
 
 class BatchState(msgspec.Struct, kw_only=True, gc=False):
-    """The workers of one batch: steps `first` … `first + count - 1`; the first `begun` of them have been begun, or
-    settled by an operator before."""
+    """The workers of one batch: steps `first` … `first + count - 1`; the first `begun` of them have been begun,
+    settled by an operator before, or are reused."""
 
     first: int
     count: int
@@ -288,6 +304,14 @@ class Watch(msgspec.Struct, kw_only=True, gc=False):
     letters: list[DeadLetter] = []
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """The task that this one is a fork of."""
+
+    task_id: str
+    stream_version: int
+    from_steps: tuple[str, ...]
+
+
 class TaskState(msgspec.Struct, kw_only=True, gc=False):
     """One task. See the module for how its steps are numbered."""
 
@@ -321,6 +345,7 @@ class TaskState(msgspec.Struct, kw_only=True, gc=False):
     #: The firing of a schedule that started it.
     schedule: ScheduleLink | None = None
     depth: int = 0
+    forked_from: Origin | None = None
     traceparent: str | None = None
     start_at_ms: int | None = None
     created_at_ms: int = 0

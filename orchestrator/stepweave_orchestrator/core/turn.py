@@ -75,6 +75,8 @@ class Turn:
         #: Steps that may have become ready.
         self._touched: dict[int, None] = {}
         self._batches: dict[int, BatchState] = {}
+        #: Batch workers that are made in this turn.
+        self._made_count = 0
         self._newly_failed: list[int] = []
         #: Steps whose failure holds the task up no more.
         self._mended: set[int] = set()
@@ -403,11 +405,45 @@ class Turn:
             )
             self._resolve(number)
 
+    # -- outcomes that are those of another task ---------------------------------------------------
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step that exists has ended."""
+        return self._done == self._existing
+
+    def is_ready(self, slot: int) -> bool:
+        """Whether a step of the plan exists and everything that it depends on is done."""
+        return self.status_of(slot) in ("pending", "expanded") and self._is_met(slot)
+
+    def reuse(self, slot: int, status: StepStatus, result: msgspec.Raw) -> None:
+        """A step of the plan ends as it did in another task (its event is in `happened`)."""
+        self.leave(slot, status)
+        self._done += 1
+        if bytes(result):
+            self._results[self.plan.steps[slot].name] = result
+        self._resolve(slot)
+
+    def reuse_worker(self, slot: int, position: int, status: StepStatus) -> None:
+        """The worker of a batch at this place ends as it did in another task (its event is in `happened`)."""
+        batch = self.batch(slot)
+        number = batch.first + position
+        self._statuses[number] = status
+        self._done += 1
+        if status == "error":
+            batch.failed += 1
+        else:
+            batch.succeeded += 1
+        if batch.succeeded + batch.failed == batch.count:
+            self.go_on_with_batch(slot, batch)
+
     # -- batches -----------------------------------------------------------------------------------
 
     def expand(self, slot: int, count: int, *, is_no_op: bool) -> None:
         """A batch worker is made into `count` steps (the event is in `happened`)."""
-        self._batches[slot] = BatchState(first=len(self.state.steps), count=count, is_no_op=is_no_op)
+        first = len(self.state.steps) + self._made_count
+        self._batches[slot] = BatchState(first=first, count=count, is_no_op=is_no_op)
+        self._made_count += count
         self._existing += count
         self._touched[slot] = None
 
@@ -446,13 +482,19 @@ class Turn:
         while batch.begun < batch.count and not batch.stopped:
             batch.begun += 1
             number = batch.first + batch.begun - 1
-            # An operator may have settled it before.
-            if number >= len(self.state.steps) or self.status_of(number) == "pending":
+            # An operator may have settled it before, or its outcome is reused.
+            if self._status_of_worker(number) == "pending":
                 template = self.plan.steps[slot]
                 name = worker_name(template.name, batch.begun)
                 self._give_out(number, template, name, step_uuid(self.state.task_id, name), 1)
                 return True
         return False
+
+    def _status_of_worker(self, number: int) -> StepStatus:
+        """The status of a batch worker, which may be made in this turn."""
+        if number < len(self.state.steps):
+            return self.status_of(number)
+        return self._statuses.get(number, "pending")
 
     def _put_up_with_failures_of(self, batch: BatchState) -> None:
         """One that was the last to fail held the task up, until an operator made another one succeed."""

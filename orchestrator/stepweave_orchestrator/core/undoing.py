@@ -93,11 +93,11 @@ class Undoing:
             if batch is not None:
                 # A placeholder has done nothing; neither has a worker that an operator has settled.
                 done = bool(batch.succeeded) and not batch.is_no_op
-                if done and self._turn.stepped_in:
+                if done and (state.forked_from is not None or self._turn.stepped_in):
                     workers = range(batch.first, batch.first + batch.count)
-                    done = any(self._turn.status_of(worker) == "complete" for worker in workers)
+                    done = any(self._is_ours_to_undo(worker) for worker in workers)
             else:
-                done = self._turn.status_of(slot) == "complete"
+                done = self._is_ours_to_undo(slot)
             if done:
                 targets[spec.name] = slot
         handlers: dict[str, str] = {}
@@ -137,6 +137,12 @@ class Undoing:
                         left_out += 1
         return targets, handlers, left_out
 
+    def _is_ours_to_undo(self, number: int) -> bool:
+        """Whether a step is complete, and is not one that a fork reuses and the original undoes."""
+        reused = self._turn.state.steps[number].reused
+        complete = self._turn.status_of(number) == "complete"
+        return complete and (reused is None or not reused.undone_by_original)
+
     def _undoing_of(self, name: str, slot: int) -> list[str]:
         """The compensations of one target: a step, or all completed workers of a batch."""
         batch = self._turn.batch_or_none(slot)
@@ -145,7 +151,7 @@ class Undoing:
         return [
             COMPENSATION_PREFIX + worker_name(name, position + 1)
             for position in range(batch.count)
-            if self._turn.status_of(batch.first + position) == "complete"
+            if self._is_ours_to_undo(batch.first + position)
         ]
 
     def failed(self, number: int, failure: Failed, reason: str) -> None:

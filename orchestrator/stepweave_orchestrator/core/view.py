@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from stepweave_schemas.api import StepSummary, TaskResponse
+from stepweave_schemas.api import ForkedFrom, StepSummary, TaskResponse
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.identity import derived_uuid
 
@@ -72,6 +72,7 @@ def step_summary(state: TaskState, number: int) -> StepSummary:
         compensation_next_retry_at=_at(undoing.due_at_ms)
         if undoing is not None and undoing.status == "waiting_for_retry"
         else None,
+        reused_from_step_uuid=None if step.reused is None else step.reused.step_uuid,
         compensation_error_message=undoing.fault.error_message if undoing and undoing.fault else None,
     )
 
@@ -140,11 +141,22 @@ def task_response(state: TaskState, *, with_steps: bool = True) -> TaskResponse:
         compensation_status=state.compensation_status,
         parent_task_uuid=None if state.parent is None else state.parent.task_id,
         depth=state.depth,
+        forked_from=forked_from(state),
         signals_kept=tuple(kept.signal for kept in state.mailbox),
         dlq_entry_uuid=None if letter is None else letter_uuid(state.task_id, letter.number),
         stuck=None if letter is None else letter.error_message,
         steps=tuple(step_summary(state, number) for number in _worth_showing(state, numbers, shown)),
         steps_truncated=shown < total,
+    )
+
+
+def forked_from(state: TaskState) -> ForkedFrom | None:
+    """The task that this one is a fork of."""
+    origin = state.forked_from
+    if origin is None:
+        return None
+    return ForkedFrom(
+        task_uuid=origin.task_id, stream_version=origin.stream_version, from_steps=origin.from_steps
     )
 
 

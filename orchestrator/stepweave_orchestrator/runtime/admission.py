@@ -8,7 +8,7 @@ change with every request. Between the two it is *strained*: namespaces that hav
 the others are not. What waits for the workers of a namespace is bounded for each namespace, so that one that floods is
 refused by itself.
 
-Only creates are refused. Results of workers, signals and requests of operators let work go on and end, and are always
+Only creates are refused, and forks with them. Results of workers, signals and requests of operators let work go on and end, and are always
 taken. What accepted tasks start themselves (children) waits while a gauge is closed that is sure to fall by itself.
 
 Deciding is pure: readings come in, and so does the time.

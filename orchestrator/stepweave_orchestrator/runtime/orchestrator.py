@@ -31,6 +31,7 @@ from .batch import Shard
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
 from .consumer import CommandConsumer
+from .forks import Forks
 from .gate_kinds import CIRCUIT
 from .handler_watch import HandlerWatch
 from .leases import Leases
@@ -113,11 +114,13 @@ class Orchestrator:
         self.projector.actors = self.owner.actors
         self.take_over = TakeOver(settings, store, self.loader, self.streams, self.publisher, self.projector)
         self.owner.publish_tail = self._publish_tail
+        self.forks = Forks(store, self.templates, settings.limits())
         self.load = LoadReadings(settings, connection, store, self.owner, self.publisher, self.projector)
         self.service = OwnerService(
             connection,
             self.owner,
             self.templates,
+            self.forks,
             self.metrics,
             self.shard_count,
             self.load.admission,
@@ -142,6 +145,7 @@ class Orchestrator:
             store,
             self.shard_count,
             self.templates,
+            self.forks,
             self.router,
             self.streams,
             self.load.admission,

@@ -606,6 +606,9 @@ class OwnerLoop:
             await self._pause_for_store()
             attempt += 1
             try:
+                # Waits for an append that is still at work in the database though its answer was lost here.
+                epochs = {number: shard.epoch for number, shard in self.shards.items()}
+                await self._store.renew_shards(self._settings.owner, epochs, self._settings.lease_ms, {})
                 rows = {row.shard: row for row in await self._store.shards()}
                 for number, shard in list(self.shards.items()):
                     row = rows.get(number)

@@ -19,6 +19,7 @@ from stepweave.messaging import Connection, MessagingError, NoResponders, Payloa
 from stepweave_orchestrator.core.commands import (
     CancelTask,
     CreateTask,
+    ForkTask,
     InvestigateTask,
     SignalTask,
     StreamCommand,
@@ -46,6 +47,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
 from .admission import Admission
+from .forks import Forking, Forks, fork_reply
 from .gate_kinds import CIRCUIT, gate_item
 from .letter_rows import letter_rows
 from .metrics import Metrics
@@ -130,6 +132,14 @@ class Investigate(_OwnerRequest, frozen=True, kw_only=True, tag="investigate"):
     metadata: str | None
 
 
+class Fork(_OwnerRequest, frozen=True, kw_only=True, tag="fork"):
+    """Begin a task with what another one has come to. Answer: `api.ForkReply`."""
+
+    #: As of a creation; of its `forked_from` the owner fills in the version.
+    created: TaskCreated
+    correlation_id: str
+
+
 class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
     """A page of results. Answer: `api.ResultsReply`."""
 
@@ -189,6 +199,7 @@ class OfSchedule(_OwnerRequest, frozen=True, kw_only=True, tag="schedule"):
 OwnerRequest = (
     Create
     | CreateSeveral
+    | Fork
     | Get
     | Cancel
     | Operate
@@ -207,10 +218,12 @@ OwnerRequest = (
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
 TASK_BYTES_MAX = 900 * 1024
+#: Of any answer, with room for what NATS and clients put around it.
+ANSWER_BYTES_MAX = 960 * 1024
 _ERROR_PREFIX = b'{"error":'
 _NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
 #: How the requests begin that make something new.
-_CREATES = b'{"op":"create'
+_CREATES = (b'{"op":"create', b'{"op":"fork"')
 _NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
 
@@ -222,6 +235,7 @@ class OwnerService:
         connection: Connection,
         owner: OwnerLoop,
         templates: TemplateCatalogue,
+        forks: Forks,
         metrics: Metrics,
         shard_count: int,
         admission: Admission,
@@ -231,6 +245,7 @@ class OwnerService:
         self._shard_count = shard_count
         self._owner = owner
         self._templates = templates
+        self._forks = forks
         self._metrics = metrics
         self._subscriptions: dict[int, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -293,7 +308,7 @@ class OwnerService:
 
     async def _take(self, shard: int, request: OwnerRequest) -> bytes:
         """A request of another orchestrator, whose door knows nothing of the load here: creates pass ours too."""
-        creates: tuple[Create, ...] = (request,) if isinstance(request, Create) else ()
+        creates: tuple[Create | Fork, ...] = (request,) if isinstance(request, Create | Fork) else ()
         if isinstance(request, CreateSeveral):
             creates = request.tasks
         counts = Counter(create.created.template.namespace for create in creates)
@@ -322,6 +337,8 @@ class OwnerService:
                 return await self._create(shard, request)
             case CreateSeveral():
                 return await self._create_several(shard, request)
+            case Fork():
+                return await self._fork(shard, request)
             case Get():
                 return await self._query(shard, request.stream_id, _answer_task)
             case Results():
@@ -393,6 +410,39 @@ class OwnerService:
             fresh=not request.known_identity,
             seed=plan,
         )
+
+    async def _fork(self, shard: int, request: Fork) -> bytes:
+        """The results come from the store: the original may be of any shard, and a message could not carry them all."""
+        exists = await self._exists(shard, request.stream_id)
+        forking = None if exists else await self._forks.begin(request.created)
+        created = request.created if forking is None else forking.created
+        ending = await self._perform(
+            Work(
+                stream_id=request.stream_id,
+                shard=shard,
+                command=ForkTask(created, {}, created.template) if forking is None else forking.command,
+                causation_id=f"fork:{created.request_id}",
+                correlation_id=request.correlation_id,
+                actor_name=f"api:{created.initiator}" if created.initiator else "api",
+                finish=_unset,
+                fresh=forking is not None,
+                seed=None if forking is None else forking.plan,
+            )
+        )
+        replayed = not _done(ending, request.stream_id).changed
+        task = await self._query(shard, request.stream_id, _answer_task)
+        return await self._query(
+            shard, request.stream_id, lambda actor: _answer_fork(actor, forking, task, replayed)
+        )
+
+    async def _exists(self, shard: int, stream_id: str) -> bool:
+        try:
+            await self._query(shard, stream_id, _answer_nothing)
+        except ApiError as error:
+            if error.code == "NOT_FOUND":
+                return False
+            raise
+        return True
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
         done = _done(
@@ -726,6 +776,20 @@ def _answer_letters(actor: Actor) -> bytes:
     if not isinstance(actor, TaskActor):
         return _NOT_A_TASK
     return encode(letter_rows(actor.state, actor.shard))
+
+
+def _answer_nothing(actor: Actor) -> bytes:
+    return b"null" if isinstance(actor, TaskActor) else _NOT_A_TASK
+
+
+def _answer_fork(actor: Actor, forking: Forking | None, task: bytes, replayed: bool) -> bytes:
+    assert isinstance(actor, TaskActor)
+    past = None if replayed or forking is None else forking.past
+    reply = encode(fork_reply(actor.state, past, replayed=replayed))
+    rest = reply.removeprefix(b'{"task":null')
+    if len(task) + len(rest) > ANSWER_BYTES_MAX:
+        task = encode(task_response(actor.state, with_steps=False))
+    return b'{"task":%b%b' % (task, rest)
 
 
 def _answer_step(actor: Actor, step: str) -> bytes:

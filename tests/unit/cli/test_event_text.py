@@ -38,6 +38,7 @@ def test_a_failure() -> None:
 _STEP = {"step_name": "greet", "step_uuid": "u", "attempt": 2}
 _FAULT = {"error_message": "no such account", "error_code": "GONE"}
 _TASK = {"namespace": "shop", "task_name": "order"}
+_REF = {"namespace": "shop", "name": "order", "version": "1.0.0", "hash": "sha256:0"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,19 @@ _TASK = {"namespace": "shop", "task_name": "order"}
         ("step.checkpointed", {"items_processed": 1}, "greet, try 2: 1 item done"),
         ("step.checkpointed", {"items_processed": 250}, "greet, try 2: 250 items done"),
         ("step.skipped", {"reason": "no_branches"}, "greet: no branches"),
+        ("step.reused", {"from_task_id": "t"}, "greet: complete in task t"),
+        ("step.reused", {"status": "error", "from_task_id": "t"}, "greet: error in task t"),
+        ("task.created", {"template": _REF, "initiator": "ada"}, "shop/order:1.0.0 by ada"),
+        (
+            "task.created",
+            {"template": _REF, "forked_from": {"task_id": "t", "stream_version": 4}},
+            "shop/order:1.0.0, a fork of t",
+        ),
+        (
+            "task.created",
+            {"template": _REF, "forked_from": {"task_id": "t", "from_steps": ["a", "b"]}},
+            "shop/order:1.0.0, a fork of t from a, b",
+        ),
         (
             "step.failed",
             {**_FAULT, "failure_reason": "permanent", "tolerated": True},

@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from stepweave.responses import TaskResponse
+from stepweave.responses import ForkResponse, TaskResponse
 from stepweave_orchestrator.cli.demo_view import _MARKS, _moved
 from stepweave_orchestrator.cli.errors import CommandError, ExitCode
 from stepweave_orchestrator.cli.task import _note, _refuse_failure, print_task
+from stepweave_orchestrator.cli.task_fork import print_fork
+from stepweave_schemas.api import ForkedFrom, StepToRun
 
 _STEP: dict[str, Any] = {
     "workflow_step_uuid": "u",
@@ -196,6 +198,7 @@ def test_the_last_line_counts_the_steps_that_failed(shown: int, failed_steps: in
     [
         ("step.completed", {"step_name": "a"}, [("a", "complete")]),
         ("step.skipped", {"step_name": "a"}, [("a", "skipped")]),
+        ("step.reused", {"step_name": "a"}, [("a", "complete")]),
         ("signal.awaited", {"step_name": "a"}, [("a", "waiting_for_signal")]),
         ("child.requested", {"step_name": "a"}, [("a", "in_progress")]),
         ("decision.routed", {"step_name": "a", "created": ["b"], "excluded": ["c"]}, [("c", "skipped")]),
@@ -231,3 +234,33 @@ def test_a_signals_arguments_are_checked_before_anything_is_sent(
     assert stepweave("task", "signal", "t").code == 2
     answer = stepweave("task", "signal", "t", "approval", "--set", "approved=true", *nowhere)
     assert answer.code == 5 and "no NATS server answers" in answer.err
+
+
+def test_a_fork_says_what_it_reuses_and_what_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fork(
+        ForkResponse(
+            forked_from=ForkedFrom(task_uuid="t", stream_version=9),
+            version="1.1.0",
+            reused=("a",),
+            reused_count=7,
+            run=(StepToRun(step="b", why="named", ran_before=True), StepToRun(step="c", why="follows")),
+            run_count=2,
+        )
+    )
+    shown = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert "fork (dry run)" in lines
+    assert "of task t as of its event 9" in lines
+    assert "a reused" in lines
+    assert "b runs named with --from; it has run before" in lines
+    assert "c runs depends on one that runs anew" in lines
+    assert "6 more steps are not listed" in shown.err
+
+
+def test_a_task_says_what_it_is_a_fork_of(capsys: pytest.CaptureFixture[str]) -> None:
+    step = {**_STEP, "name": "a", "current_state": "complete", "reused_from_step_uuid": "u"}
+    origin = {"task_uuid": "o", "stream_version": 9, "from_steps": ["b", "c"]}
+    print_task(task_of(step, forked_from=origin))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fork of task o, from b, c" in shown
+    assert "reused" in shown

@@ -31,6 +31,7 @@ from stepweave_orchestrator.core.commands import (
     AdmitStep,
     CheckHandlers,
     Command,
+    ForkTask,
     InvestigateTask,
     Limits,
     SignalTask,
@@ -513,6 +514,8 @@ class DynamicWorld:
                 raise AssertionError("no template of this world has a gate")
             case CheckHandlers() | InvestigateTask():
                 raise AssertionError("these have a property of their own, see test_stale_properties")
+            case ForkTask():
+                raise AssertionError("forks have a property of their own")
             case _:
                 return model.told(command)
 

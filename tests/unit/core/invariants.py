@@ -92,9 +92,9 @@ def _has_begun(step: StepState) -> bool:
 
 
 def _check_begun(begun: int, workers: list[StepState]) -> None:
-    """The first ones have begun, or were settled by an operator before; the one after them is neither."""
+    """The first ones have begun, were settled by an operator before, or are reused; the one after them is none of it."""
     assert not any(_has_begun(worker) for worker in workers[begun:])
-    assert begun == len(workers) or workers[begun].status not in MET
+    assert begun == len(workers) or (workers[begun].status not in MET and workers[begun].reused is None)
 
 
 def _may_have_begun(step: StepState) -> bool:
@@ -183,13 +183,20 @@ def _check_batches(state: TaskState) -> None:
                 for at, worker in enumerate(workers)
                 if worker.status in NOT_RUNNING and batch.first + at not in batch.again
             ]
-        elif not state.is_terminal and state.steps[slot].unmet == 0 and state.phase != "paused":
+        elif (
+            not state.is_terminal
+            and state.steps[slot].unmet == 0
+            and state.phase != "paused"
+            and state.hold is None
+        ):
             pending_count = batch.count - batch.begun + len(batch.again)
             assert not pending_count or batch.running == spec.parallelism, "a batch waits for nothing"
         beginnings = [
             _has_begun(worker)
             for worker in workers
-            if worker.status not in ("pending", *MET) and not _may_have_begun(worker)
+            if worker.status not in ("pending", *MET)
+            and worker.reused is None
+            and not _may_have_begun(worker)
         ]
         assert beginnings == sorted(beginnings, reverse=True), "batches begin out of order"
 

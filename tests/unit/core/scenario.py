@@ -186,6 +186,10 @@ def skipped(step: str, **fields: Any) -> Happened:
     return Happened(events.StepSkipped, {"step_name": step, **fields})
 
 
+def reused(step: str, **fields: Any) -> Happened:
+    return Happened(events.StepReused, {"step_name": step, **fields})
+
+
 def routed(step: str, *chosen: str, **fields: Any) -> Happened:
     return Happened(events.DecisionRouted, {"step_name": step, "chosen": chosen, **fields})
 

@@ -298,8 +298,8 @@ def _copy_of_follow() -> Callable[..., None]:
     return again
 
 
-#: What other random worlds are about: gates.
-ELSEWHERE = ("concurrency.", "circuit.", "rate.")
+#: What other random worlds are about: gates and forks.
+ELSEWHERE = ("concurrency.", "circuit.", "rate.", "step.reused")
 
 
 def missed() -> list[str]:

@@ -125,6 +125,20 @@ EVENTS: Final[list[events.Event]] = [
         accumulated_results=CONTEXT,
     ),
     events.StepSkipped(**_NAMED, reason="no_branches"),
+    events.StepReused(
+        **_NAMED, result=CONTEXT, from_task_id=TASK_ID, from_step_uuid=STEP_UUID, from_attempt=2
+    ),
+    events.StepReused(
+        **_NAMED,
+        status="error",
+        from_task_id=TASK_ID,
+        from_step_uuid=STEP_UUID,
+        from_attempt=3,
+        undone_by_original=True,
+        error_type="timeout",
+        error_message="no answer",
+        error_code="STEP_TIMEOUT",
+    ),
     events.StepSkipped(**_NAMED, reason="operator", skipped_by="ada", explanation="no need", request_id="r"),
     events.StepReset(**_STEP, reason="it is mended", reset_by="ada", request_id="r"),
     events.StepResolvedManually(**_NAMED, attempt=0, reason="", resolved_by=""),
@@ -354,6 +368,10 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
             task_id=TASK_ID, signal="approval", payload=CONTEXT, signal_id="mail-17", sent_by="ada"
         ),
     ],
+    "task.fork": [
+        api.ForkTask(task_id=TASK_ID),
+        api.ForkTask(task_id=TASK_ID, from_steps=("greet",), version="latest", context=CONTEXT, dry_run=True),
+    ],
     "task.pause": [api.PauseTask(task_id=TASK_ID), api.PauseTask(task_id=TASK_ID, request_id=TASK_ID)],
     "task.resume": [api.ResumeTask(task_id=TASK_ID, resumed_by="ada")],
     "task.retry": [api.RetryTask(task_id=TASK_ID, reset_by="ada", reason="it is mended")],
@@ -466,6 +484,7 @@ _TASK_RESPONSE = api.TaskResponse(
     compensation_status="partial",
     parent_task_uuid=TASK_ID,
     depth=1,
+    forked_from=api.ForkedFrom(task_uuid=TASK_ID, stream_version=7, from_steps=("greet",)),
     signals_kept=("approval",),
     dlq_entry_uuid=STEP_UUID,
     stuck="no worker serves say_hello, for more than 60 s",
@@ -622,6 +641,17 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "task.signal": [
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17"),
         api.SignalReply(task=_TASK_RESPONSE, signal_id="mail-17", taken_by="approve", replayed=True),
+    ],
+    "task.fork": [
+        api.ForkReply(
+            task=_TASK_RESPONSE,
+            forked_from=api.ForkedFrom(task_uuid=TASK_ID, stream_version=7),
+            version="1.0.0",
+            reused=("look_up",),
+            reused_count=1,
+            run=(api.StepToRun(step="greet", why="not_done"),),
+            run_count=1,
+        )
     ],
     "task.pause": [_TASK_RESPONSE],
     "task.resume": [_TASK_RESPONSE],

@@ -32,6 +32,7 @@ def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
         "step.released",
         "step.result_refused",
         "step.checkpointed",
+        "step.reused",
         "child.cancel_requested",
         "orchestrator.shard_acquired",
         "orchestrator.shard_released",

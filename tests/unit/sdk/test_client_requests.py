@@ -9,7 +9,8 @@ import pytest
 
 from stepweave import BadRequest, Client, SyncClient
 from stepweave.responses import SignalResponse
-from stepweave.task_requests import signal_request
+from stepweave.task_requests import fork_request, signal_request
+from stepweave_schemas import api
 from stepweave_schemas.codec import encode
 from stepweave_schemas.identity import is_uuid
 
@@ -100,6 +101,53 @@ def test_what_a_signal_is_answered_with() -> None:
     assert reply.task.context == {"amount": 5}
     assert reply.task.signals_kept == ("approval",)
     assert not reply.task.is_terminal and not reply.task.is_blocked
+
+
+def fork(*steps: str, **fields: Any) -> api.ForkTask:
+    given = {
+        "version": None,
+        "context": None,
+        "fork_id": None,
+        "correlation_id": None,
+        "reason": "",
+        "forked_by": "",
+        "dry_run": False,
+    }
+    return fork_request(TASK_ID, steps, **{**given, **fields})
+
+
+def test_a_request_for_a_fork() -> None:
+    request = fork("a", "b", context={"amount": 5}, dry_run=True)
+    assert (request.task_id, request.from_steps, request.dry_run) == (TASK_ID, ("a", "b"), True)
+    assert request.fork_id is not None
+    assert request.fork_id != fork("a").fork_id
+    assert bytes(request.context) == b'{"amount":5}'
+    sent = msgspec.json.decode(msgspec.json.encode(fork("a")))
+    assert sent.keys() == {"task_id", "from_steps", "fork_id"}, "the original's context is not sent"
+    assert fork_request(
+        TASK_ID,
+        "only",
+        version=None,
+        context=None,
+        fork_id="id",
+        correlation_id=None,
+        reason="",
+        forked_by="",
+        dry_run=False,
+    ).from_steps == ("only",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"context": [1]}, "is an object"),
+        ({"context": {"a": object()}}, "not JSON"),
+        ({"version": 7}, "fork's request is wrong"),
+    ],
+)
+def test_a_fork_that_cannot_be_asked_for(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        fork(**fields)
 
 
 def test_the_sync_client_has_what_the_client_has() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from stepweave import (
+    Conflict,
     PermanentError,
     Registry,
     RetryableError,
@@ -169,6 +170,27 @@ def test_a_permanent_failure_lets_the_other_branch_finish(on_failure: str, statu
     assert run.task.step("left").error_code == "DECLINED"
     assert shop.calls["join"] == 0
     assert_events(run, [..., {"type": "step.failed", "failure_reason": "permanent"}, ..., last])
+
+
+def test_a_fork_reuses_what_a_run_has_come_to() -> None:
+    shop = Shop()
+    shop.errors["right"] = [PermanentError("no")]
+    run = run_workflow(diamond(), shop.registry, {"order": 7})
+    assert run.status == "blocked_by_failures"
+    fork = run_workflow(diamond(), shop.registry, fork_of=run)
+    assert fork.status == "complete"
+    assert shop.calls == {"start": 1, "left": 1, "right": 2, "join": 1}
+    assert fork.results["left"] == run.results["left"]
+    assert fork.task.context == {"order": 7}
+    assert fork.task.forked_from is not None
+    assert fork.task.forked_from.task_uuid == run.task.task_uuid != fork.task.task_uuid
+    again = run_workflow(diamond(), shop.registry, {"order": 8}, fork_of=fork, from_steps=["left"])
+    assert again.status == "complete"
+    assert shop.calls == {"start": 1, "left": 2, "right": 2, "join": 2}
+    with pytest.raises(Conflict, match="every step is done"):
+        run_workflow(diamond(), shop.registry, fork_of=fork)
+    with pytest.raises(ValidationFailed, match="there is no step 'rihgt'"):
+        run_workflow(diamond(), shop.registry, fork_of=fork, from_steps=["rihgt"])
 
 
 def test_cancellation_and_delayed_start() -> None:

@@ -59,7 +59,14 @@ from .errors import (
 )
 from .handlers import StepHandler
 from .registry import HandlerInfo, HandlerResolver, Registry
-from .responses import CreatedTask, DeadLettersResponse, SignalResponse, TaskResponse, TemplateResponse
+from .responses import (
+    CreatedTask,
+    DeadLettersResponse,
+    ForkResponse,
+    SignalResponse,
+    TaskResponse,
+    TemplateResponse,
+)
 from .results import StepHandlerResult
 from .subscriber import BaseSubscriber, Event, ParkedEvent, Subscriber
 from .sync_client import SyncClient
@@ -96,6 +103,7 @@ __all__ = [
     "ErrorType",
     "Event",
     "Forbidden",
+    "ForkResponse",
     "HandlerInfo",
     "HandlerResolver",
     "NetworkError",

@@ -35,12 +35,20 @@ from .responses import (
     CreatedTask,
     CreateTaskResponse,
     DeadLettersResponse,
+    ForkResponse,
     SignalResponse,
     TaskResponse,
     TemplateResponse,
 )
 from .schedule_calls import ScheduleCalls
-from .task_requests import checked_id, chunks_of, create_request, signal_request, template_text
+from .task_requests import (
+    checked_id,
+    chunks_of,
+    create_request,
+    fork_request,
+    signal_request,
+    template_text,
+)
 
 T = TypeVar("T")
 
@@ -339,6 +347,40 @@ class Client(ScheduleCalls):
         """
         request = signal_request(task_id, name, payload, signal_id=signal_id, sent_by=sent_by)
         return await self._call("task.signal", request, SignalResponse, timeout_seconds)
+
+    async def fork_task(
+        self,
+        task_id: str,
+        from_steps: str | Iterable[str] = (),
+        *,
+        version: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        forked_by: str = "",
+        fork_id: str | None = None,
+        correlation_id: str | None = None,
+        timeout_seconds: float | None = None,
+    ) -> ForkResponse:
+        """Start a new task that reuses what a task in any state has come to, and runs the rest.
+
+        `from_steps` run anew with all that depends on them; without any, what the original has not done does. `version`
+        is another version of its template, or `latest`; `context` another context. `dry_run` only tells what would be
+        reused and what would run. Raises `NotFound`, `ValidationFailed` (an unknown step; a context that does not fit
+        the version's schema), `BadRequest`, and `Conflict` where nothing would run or too much would be taken over.
+        """
+        request = fork_request(
+            task_id,
+            from_steps,
+            version=version,
+            context=context,
+            fork_id=fork_id,
+            correlation_id=correlation_id,
+            reason=reason,
+            forked_by=forked_by,
+            dry_run=dry_run,
+        )
+        return await self._call("task.fork", request, ForkResponse, timeout_seconds)
 
     async def explain_task(
         self, task_id: str, *, step: str | None = None, timeout_seconds: float | None = None

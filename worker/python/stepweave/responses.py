@@ -55,6 +55,12 @@ class DeadLettersResponse(api.TaskDeadLetters, frozen=True, kw_only=True):
     task_snapshot: TaskResponse | None = None
 
 
+class ForkResponse(api.ForkReply, frozen=True, kw_only=True):
+    """A fork: what it reuses and what it runs; `task` is `None` after a dry run."""
+
+    task: TaskResponse | None = None
+
+
 class CreatedTask(msgspec.Struct, frozen=True, kw_only=True):
     """One element of `create_tasks`, in the order of the request.
 

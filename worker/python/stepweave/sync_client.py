@@ -87,6 +87,7 @@ class SyncClient:
     investigation_queue = _waiting(Client.investigation_queue)
     stale_tasks = _waiting(Client.stale_tasks)
     update_dead_letter = _waiting(Client.update_dead_letter)
+    fork_task = _waiting(Client.fork_task)
     wait_for_task = _waiting(Client.wait_for_task)
     get_events = _waiting(Client.get_events)
     get_results = _waiting(Client.get_results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -94,6 +95,47 @@ def signal_request(
         return msgspec.convert(fields, api.SignalTask)
     except msgspec.ValidationError as error:
         raise BadRequest("BAD_REQUEST", f"a signal's request is wrong: {error}") from error
+
+
+def fork_request(
+    task_id: str,
+    from_steps: str | Iterable[str],
+    *,
+    version: str | None,
+    context: Any,
+    fork_id: str | None,
+    correlation_id: str | None,
+    reason: str,
+    forked_by: str,
+    dry_run: bool,
+) -> api.ForkTask:
+    """The request for a fork from the arguments of `Client.fork_task`; raises `BadRequest`.
+
+    Its id is minted here, once: a request that is repeated after a time-out is the same fork.
+    """
+    fields: dict[str, Any] = {
+        "task_id": task_id,
+        "from_steps": (from_steps,) if isinstance(from_steps, str) else tuple(from_steps),
+        "version": version,
+        "fork_id": fork_id or uuid7(),
+        "correlation_id": correlation_id,
+        "reason": reason,
+        "forked_by": forked_by,
+        "dry_run": dry_run,
+        "traceparent": current_traceparent(),
+    }
+    if context is not None:
+        try:
+            encoded = encode_json(context, "context")
+        except NotJson as error:
+            raise BadRequest("BAD_REQUEST", f"not JSON: {error}") from error
+        if not encoded.startswith(b"{"):
+            raise BadRequest("BAD_REQUEST", "a task's context is an object")
+        fields["context"] = msgspec.Raw(encoded)
+    try:
+        return msgspec.convert(fields, api.ForkTask)
+    except msgspec.ValidationError as error:
+        raise BadRequest("BAD_REQUEST", f"a fork's request is wrong: {error}") from error
 
 
 def moment_text(value: Any, what: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from stepweave.api_errors import Conflict, ValidationFailed
 from stepweave.context import StepContext
 from stepweave.registry import Registry
 from stepweave.responses import TaskResponse
@@ -26,6 +27,7 @@ from stepweave_orchestrator.core.commands import (
     CancelTask,
     Command,
     CreateTask,
+    ForkTask,
     Limits,
     Moment,
     SignalTask,
@@ -34,6 +36,7 @@ from stepweave_orchestrator.core.commands import (
 from stepweave_orchestrator.core.decide import decide
 from stepweave_orchestrator.core.dispatching import all_result_numbers, build_dispatch
 from stepweave_orchestrator.core.evolve import evolve
+from stepweave_orchestrator.core.fork import Past, taken_over, unknown_steps
 from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand
 from stepweave_orchestrator.core.plan import compile_plan
 from stepweave_orchestrator.core.rejection import Rejection
@@ -105,8 +108,10 @@ class World:
         cancel_after_seconds: float | None,
         signals: list[Sent],
         operations: Sequence[tuple[float, AnyOperatorCommand]] = (),
+        original: Past | None = None,
+        from_steps: tuple[str, ...] = (),
     ) -> str:
-        """Run a task of a template until nothing more happens; returns its id."""
+        """Run a task of a template, perhaps a fork, until nothing more happens; returns its id."""
         self.pool = TryPool(
             concurrency=_CONCURRENCY,
             threads_max=_THREADS_MAX,
@@ -121,6 +126,8 @@ class World:
         )
         self.loop.busy = lambda: self.pool.threads_busy > 0
         self._root_id = derived_uuid("testing", str(self._seed))
+        if original is not None:
+            self._root_id = derived_uuid("testing", str(self._seed), "fork", original.state.task_id)
         correlation_id = derived_uuid("testing", "correlation", str(self._seed))
         root = self.actors[self._root_id] = TaskInMemory(self, self._root_id, template, correlation_id)
         try:
@@ -134,7 +141,7 @@ class World:
                 priority=priority,
                 start_at_ms=start_at,
             )
-            self.soon(partial(root.decide, CreateTask(created)))
+            self.soon(partial(root.begin, created, original, from_steps))
             for number, signal in enumerate(signals):
                 self.later(signal.after_seconds, partial(root.signal, signal, f"signal-{number}"))
             for after_seconds, operation in operations:
@@ -308,6 +315,7 @@ class TaskInMemory:
         plan = compile_plan(template.canonical_json(), template.content_hash(), checks_of(template))
         self.state = initial(task_id, plan, correlation_id)
         self.log: list[Event] = []
+        self._history: list[tuple[events.Event, int]] = []
         self.refused_signals: list[str] = []
         self.refused_operations: list[str] = []
         self._timer: Callable[[], None] | None = None
@@ -315,6 +323,30 @@ class TaskInMemory:
     def decide(self, command: Command) -> None:
         """One command: decide, apply, do what the events say."""
         self._carry_out(command)
+
+    def begin(self, created: events.TaskCreated, original: Past | None, from_steps: tuple[str, ...]) -> None:
+        """The task's creation; that of a fork is refused where nothing would run."""
+        if original is None:
+            self.decide(CreateTask(created))
+            return
+        unknown = unknown_steps(original, self.state.the_plan, from_steps)
+        if unknown:
+            raise ValidationFailed("VALIDATION_FAILED", f"from_steps: there is no step {unknown[0]!r}")
+        origin = events.ForkOrigin(
+            task_id=original.state.task_id, stream_version=original.state.version, from_steps=from_steps
+        )
+        created = msgspec.structs.replace(created, forked_from=origin)
+        taken = taken_over(original, from_steps)
+        refusal = self._carry_out(ForkTask(created, taken, original.state.the_plan.ref))
+        if refusal is not None:
+            raise Conflict(refusal.code, refusal.reason)
+
+    def past(self) -> Past:
+        """The task as a fork looks at it."""
+        past = Past(self.state.task_id, self.state.the_plan, self.state.correlation_id)
+        for event, recorded_at_ms in self._history:
+            past.apply(event, recorded_at_ms)
+        return past
 
     def signal(self, signal: Sent, signal_id: str) -> None:
         """One signal; why it is refused is kept."""
@@ -368,6 +400,7 @@ class TaskInMemory:
         for event in decision:
             evolve(state, event, now)
             self.log.append(self._logged(event, now))
+            self._history.append((event, now))
         if state.is_terminal:
             world.pool.cancel(lambda held: held.dispatch.task_id == state.task_id)
         by_hand = {

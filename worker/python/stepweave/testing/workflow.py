@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from stepweave.registry import Registry
 from stepweave.responses import TaskResponse
 from stepweave.subscriber.events import Event
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
+from stepweave_orchestrator.core.fork import Past
 from stepweave_schemas.template import TaskTemplate, load_template, load_template_file
 from stepweave_schemas.template.value_checks import violations_text
 
@@ -53,7 +54,9 @@ class WorkflowRun:
         children: dict[str, WorkflowRun],
         refused_signals: list[str],
         refused_operations: list[str],
+        past: Callable[[], Past],
     ) -> None:
+        self._past = past
         #: The task as `Client.get_task` would show it.
         self.task = task
         #: Every event in order, by item and by attribute.
@@ -118,6 +121,8 @@ def run_workflow(
     priority: int = 0,
     environment: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    fork_of: WorkflowRun | None = None,
+    from_steps: Iterable[str] = (),
     seed: int = 0,
     real_seconds_max: float = 60.0,
 ) -> WorkflowRun:
@@ -132,17 +137,23 @@ def run_workflow(
     sockets does, `real_seconds_max` at most). `signals` are sent to the task at their times, and `operations`
     are what an operator does to it then; `templates` are what child tasks are made of, with the same handlers. Slots
     of concurrency keys and circuits are those of this run: a step waits for the other steps and the child tasks of
-    it. It ends where the task has ended or is blocked, or where
-    nothing more would happen (a signal that nobody sends). The same `seed` gives the same ids and the same jitter.
+    it. It ends where the task has ended or is blocked, or where nothing more would happen (a signal that nobody
+    sends). The same `seed` gives the same ids and the same jitter.
+
+    `fork_of` is a run whose results are reused, as `Client.fork_task` does it: `from_steps` run anew with all that
+    depends on them, by default what that run has not done; without a `context` it has that run's.
 
     Raises `TemplateError` for a template with errors, `ValidationFailed` for a context or a signal that does not
-    fit its schema, `ConfigurationError` for an operation that there is not, `RealTimeExceeded` where a handler
-    hangs.
+    fit its schema and for an unknown step in `from_steps`, `Conflict` for a fork that would run nothing,
+    `ConfigurationError` for an operation that there is not, `RealTimeExceeded` where a handler hangs.
     """
     loaded = _load(template, environment)
     registry = handlers if isinstance(handlers, Registry) else Registry(handlers)
     others = [_load(other, environment) for other in templates]
-    payload = encode_json({} if context is None else context, "context")
+    if context is None:
+        context = {} if fork_of is None else fork_of.task.context
+    original = None if fork_of is None else fork_of._past()
+    payload = encode_json(context, "context")
     _check_context(loaded, msgspec.json.decode(payload))
     sent = [_sent(loaded, signal) for signal in signals]
     operated = [(each.after_seconds, command_of(each, number)) for number, each in enumerate(operations)]
@@ -152,7 +163,15 @@ def run_workflow(
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             world = World(loop, registry, (loaded, *others), at, seed, limits)
             ran = world.run(
-                loaded, payload, priority, start_after_seconds, cancel_after_seconds, sent, operated
+                loaded,
+                payload,
+                priority,
+                start_after_seconds,
+                cancel_after_seconds,
+                sent,
+                operated,
+                original,
+                tuple(from_steps),
             )
             return _as_run(world, runner.run(ran))
 
@@ -178,6 +197,7 @@ def _as_run(world: World, task_id: str) -> WorkflowRun:
         children,
         actor.refused_signals,
         actor.refused_operations,
+        actor.past,
     )
 
 
