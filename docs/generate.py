@@ -19,7 +19,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from stepweave_orchestrator.runtime import settings, support
+from stepweave_orchestrator.runtime import settings
 from stepweave_schemas import api
 from stepweave_schemas.json_schemas import schema_file_name
 from stepweave_schemas.template import dialects, model
@@ -105,11 +105,11 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
     ("A template's text, in bytes", "stepweave_schemas.template.yaml_lines:TEMPLATE_BYTES_MAX"),
     (
         "A registered template in its canonical form, in bytes",
-        "stepweave_orchestrator.runtime.support:TEMPLATE_BYTES_MAX",
+        "stepweave_orchestrator.runtime.template_bounds:TEMPLATE_BYTES_MAX",
     ),
     (
         "A handler's `initialization`, in bytes of JSON",
-        "stepweave_orchestrator.runtime.support:INITIALIZATION_BYTES_MAX",
+        "stepweave_orchestrator.runtime.template_bounds:INITIALIZATION_BYTES_MAX",
     ),
     ("Steps of a template", "stepweave_schemas.template.model:STEPS_MAX"),
     ("Tries of a step", "stepweave_schemas.template.model:ATTEMPTS_MAX"),
@@ -288,13 +288,6 @@ def problem_table() -> str:
     return table(("code", "says"), ([f"`{code}`", text] for code, text in PROBLEM_CODES.items()))
 
 
-def unsupported_table() -> str:
-    """What registration refuses in this version."""
-    rows = [[f"`{key}`", "template", what] for key, what in support._TASK_KEYS.items()]
-    rows += [[f"`{key}`", "step", what] for key, what in support._STEP_KEYS.items()]
-    return table(("key", "of", "which are not run yet"), rows)
-
-
 def operations_table() -> str:
     """The operations of the API with their messages."""
     rows = []
@@ -378,7 +371,6 @@ def bounds_table() -> str:
 _TABLES: Final[dict[str, Callable[[], str]]] = {
     "settings": settings_table,
     "problems": problem_table,
-    "unsupported": unsupported_table,
     "operations": operations_table,
     "errors": errors_table,
     "bounds": bounds_table,

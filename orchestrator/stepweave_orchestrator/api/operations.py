@@ -35,7 +35,7 @@ from stepweave_orchestrator.runtime.requests import (
 )
 from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_orchestrator.runtime.streams import Streams
-from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
+from stepweave_orchestrator.runtime.template_bounds import out_of_bounds
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
@@ -509,7 +509,7 @@ class Operations:
         source = source if len(source) <= SOURCE_CHARS_MAX else f"…{source[1 - SOURCE_CHARS_MAX :]}"
         template, problems = check_template(content, source=source, environment=self._settings.environment)
         if template is not None:
-            problems = (*problems, *unsupported(template, source), *out_of_bounds(template, source))
+            problems = (*problems, *out_of_bounds(template, source))
         return template, problems
 
 

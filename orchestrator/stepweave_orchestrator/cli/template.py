@@ -67,14 +67,14 @@ def validate(
 
 def _problems(path: Path, environment: str | None) -> tuple[Problem, ...]:
     """What is wrong with a template file, and what registration would refuse."""
-    from stepweave_orchestrator.runtime.support import out_of_bounds, unsupported
+    from stepweave_orchestrator.runtime.template_bounds import out_of_bounds
     from stepweave_schemas.template import check_template
 
     source = str(path)
     template, problems = check_template(read(path), source, environment)
     if template is None:
         return tuple(problems)
-    return (*problems, *unsupported(template, source), *out_of_bounds(template, source))
+    return (*problems, *out_of_bounds(template, source))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What templates may ask for that this version cannot do: refused at registration, never ignored."""
+"""What no message of ours could carry of a sound template: refused at registration, not when a task runs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,6 @@ _BOUNDED = (
     ("wait_for_signal.default", "it becomes the step's result, which has", RESULT_BYTES_MAX),
     ("child_task.context", "the context of a task has", CONTEXT_BYTES_MAX),
 )
-_STEP_KEYS: dict[str, str] = {}
-_TASK_KEYS: dict[str, str] = {}
-
-
-def unsupported(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
-    """One `NOT_SUPPORTED` problem for each thing the template asks for and this version would not do."""
-    canonical: dict[str, Any] = template.canonical()
-    problems = [
-        _problem(key, f"{what} are not run by this version", source)
-        for key, what in _TASK_KEYS.items()
-        if key in canonical
-    ]
-    for number, step in enumerate(canonical["steps"]):
-        problems.extend(
-            _problem(f"steps[{number}].{key}", f"{what} are not run by this version", source)
-            for key, what in _STEP_KEYS.items()
-            if key in step
-        )
-    return tuple(problems)
 
 
 def out_of_bounds(template: TaskTemplate, source: str) -> tuple[Problem, ...]:
@@ -78,17 +59,5 @@ def _bad(path: str, message: str, hint: str, source: str) -> Problem:
         line=None,
         severity="error",
         hint=hint,
-        source=source,
-    )
-
-
-def _problem(path: str, message: str, source: str) -> Problem:
-    return Problem(
-        code="NOT_SUPPORTED",
-        message=message,
-        path=path,
-        line=None,
-        severity="error",
-        hint="take it out, or use a version of Stepweave that runs it",
         source=source,
     )

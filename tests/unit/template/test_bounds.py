@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepweave_orchestrator.runtime.support import INITIALIZATION_BYTES_MAX, out_of_bounds, unsupported
+from stepweave_orchestrator.runtime.template_bounds import INITIALIZATION_BYTES_MAX, out_of_bounds
 from stepweave_schemas.dispatch import CONTEXT_BYTES_MAX, RESULT_BYTES_MAX
 from stepweave_schemas.template import Problem, TaskTemplate, load_template
 
@@ -46,12 +46,7 @@ def paths(problems: tuple[Problem, ...], code: str, severity: str = "error") -> 
 def test_what_runs_is_not_refused() -> None:
     loaded = load_template(EVERYTHING_DYNAMIC)
     assert loaded.warnings == ()
-    assert unsupported(loaded.template, "t.yaml") == ()
     assert out_of_bounds(loaded.template, "t.yaml") == ()
-
-
-def test_what_operators_may_skip_is_run() -> None:
-    assert unsupported(template({"handler": "h", "skippable": True}), "t.yaml") == ()
 
 
 @pytest.mark.parametrize(
