@@ -135,6 +135,16 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
         "stepweave_orchestrator.core.schedules.timing:CATCH_UP_SECONDS_MAX",
     ),
     ("A cron expression, in characters", "stepweave_orchestrator.core.schedules.cron:CRON_CHARS_MAX"),
+    ("Tasks of one bulk operation", "stepweave_orchestrator.api.bulks:TASKS_MAX"),
+    ("A bulk operation's rate, in tasks each second", "stepweave_orchestrator.api.bulks:RATE_PER_SECOND_MAX"),
+    (
+        "Tasks that a bulk operation selects at once",
+        "stepweave_orchestrator.core.bulks.state:CHUNK_TASKS_MAX",
+    ),
+    (
+        "Refused tasks that a bulk operation itself shows",
+        "stepweave_orchestrator.core.bulks.state:REFUSED_SHOWN_MAX",
+    ),
     (
         "Tasks of one schedule at the same time; further firings wait",
         "stepweave_orchestrator.core.schedules.state:RUNNING_TASKS_MAX",
@@ -340,6 +350,10 @@ _OPERATION_TEXTS: Final = {
     "schedule.backfill": "Make up for the firings of a range in the past, or only count them",
     "schedule.delete": "End a schedule; its tasks go on",
     "schedule.preview": "When a timing would fire; stores nothing",
+    "bulk.start": "An action on every task that a filter finds, or with `dry_run` only what it would find",
+    "bulk.get": "How far a bulk operation is, and the first tasks that refused, from its actor",
+    "bulk.list": "A page of bulk operations, from the projection",
+    "bulk.cancel": "Stop a bulk operation: it selects no more tasks",
 }
 
 

@@ -356,7 +356,10 @@ class MemoryEventStore(EventStore):
         check_page(filter)
         found = [row for row in self._tasks.values() if _matches(row, filter)]
         found.sort(key=lambda row: (row.created_at_ms, row.task_id), reverse=True)
-        return found[filter.offset : filter.offset + filter.limit], len(found)
+        if filter.after is not None:
+            found = [row for row in found if (row.created_at_ms, row.task_id) < filter.after]
+        page = found[filter.offset : filter.offset + filter.limit]
+        return page, len(found) if filter.after is None else len(page)
 
     async def unfinished_tasks(self, shard: int) -> list[str]:
         """Ids of the shard's tasks that the projection does not show as finished, the oldest first."""

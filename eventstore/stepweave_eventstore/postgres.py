@@ -339,10 +339,15 @@ class PostgresEventStore(EventStore):
             filter.correlation_id,
         )
         try:
-            rows = await self._on_pool("list_tasks", *conditions, filter.limit, filter.offset)
+            after_ms, after_id = filter.after or (None, None)
+            rows = await self._on_pool(
+                "list_tasks", *conditions, filter.limit, filter.offset, after_ms, after_id
+            )
         except UnstorableEvent:  # What cannot be stored is not found.
             return [], 0
         page = [task_row(row) for row in rows]
+        if filter.after is not None:
+            return page, len(page)
         if len(page) < filter.limit and (page or filter.offset == 0):
             return page, filter.offset + len(page)
         [total] = await self._on_pool("count_tasks", *conditions)

@@ -315,6 +315,9 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     source_system: str | None = None
     tag: str | None = None
     correlation_id: str | None = None
+    #: Only tasks after this one in the order: its creation (ms) and its id. What matches in all is not
+    #: counted then: the total is that of the page.
+    after: tuple[int, str] | None = None
     #: 1 ≤ limit ≤ LIST_LIMIT_MAX
     limit: int = 50
     offset: int = 0

@@ -649,6 +649,41 @@ _ENTRIES: Final = (
         emitted_when="Somebody deleted the schedule.",
         state_change="schedule: any → deleted",
     ),
+    _entry(
+        events.BulkRequested,
+        "system",
+        outcome=True,
+        emitted_when="A bulk operation was asked for.",
+        state_change="bulk operation: begins",
+    ),
+    _entry(
+        events.BulkSelected,
+        "system",
+        outcome=False,
+        emitted_when="The orchestrator has read the next page of the filter.",
+        state_change="bulk operation: these tasks are to be acted on",
+    ),
+    _entry(
+        events.BulkProgressed,
+        "system",
+        outcome=False,
+        emitted_when="Every task of the page has answered.",
+        state_change="bulk operation: these tasks are done",
+    ),
+    _entry(
+        events.BulkCompleted,
+        "system",
+        outcome=True,
+        emitted_when="Nothing more matches the filter, or `tasks_max` is reached.",
+        state_change="bulk operation: running → complete",
+    ),
+    _entry(
+        events.BulkCancelled,
+        "system",
+        outcome=True,
+        emitted_when="Somebody stopped the bulk operation.",
+        state_change="bulk operation: running → cancelled",
+    ),
 )
 
 #: Every event type by its name, in the order of `events.EVENT_TYPES`.

@@ -11,6 +11,7 @@ from typing import ClassVar, get_args
 
 import msgspec
 
+from .bulk import BulkAction, BulkFilter
 from .raw import NO_RAW
 from .schedule import ScheduleSpec
 
@@ -949,6 +950,64 @@ class ScheduleDeleted(Event, frozen=True, kw_only=True, tag="schedule.deleted"):
     deleted_by: str = ""
 
 
+# -- bulk operations -----------------------------------------------------------------------------
+
+
+class BulkRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """A selected task that did not take the action, and why."""
+
+    task_id: str
+    code: str
+    reason: str
+
+
+class BulkRequested(Event, frozen=True, kw_only=True, tag="bulk.requested"):
+    """Somebody wants an action on every task that a filter finds."""
+
+    bulk_id: str
+    action: BulkAction
+    filter: BulkFilter
+    rate_per_second: float
+    tasks_max: int
+    reason: str = ""
+    requested_by: str = ""
+
+
+class BulkSelected(Event, frozen=True, kw_only=True, tag="bulk.selected"):
+    """The next tasks of a bulk operation, noted before anything is done with them."""
+
+    #: Counts from 1.
+    number: int
+    task_ids: tuple[str, ...]
+    #: Where the next ones begin: the creation and id of the last of these.
+    cursor_created_ms: int
+    cursor_task_id: str
+
+
+class BulkProgressed(Event, frozen=True, kw_only=True, tag="bulk.progressed"):
+    """What became of the tasks of one `bulk.selected`."""
+
+    number: int
+    applied_count: int
+    #: The others.
+    refused: tuple[BulkRefused, ...] = ()
+
+
+class BulkCompleted(Event, frozen=True, kw_only=True, tag="bulk.completed"):
+    """A bulk operation has been through all tasks of its filter, or as many as it was to take."""
+
+    applied_count: int
+    refused_count: int
+    limit_reached: bool = False
+
+
+class BulkCancelled(Event, frozen=True, kw_only=True, tag="bulk.cancelled"):
+    """Somebody stopped a bulk operation; what it has noted as selected is still done."""
+
+    reason: str = ""
+    cancelled_by: str = ""
+
+
 AnyEvent = (
     TaskCreated
     | TaskStarted
@@ -1031,6 +1090,11 @@ AnyEvent = (
     | ScheduleBackfillRequested
     | ScheduleBackfillCompleted
     | ScheduleDeleted
+    | BulkRequested
+    | BulkSelected
+    | BulkProgressed
+    | BulkCompleted
+    | BulkCancelled
 )
 
 #: Every event type by its name.

@@ -51,6 +51,11 @@ def template_stream_id(namespace: str, name: str) -> str:
     return derived_uuid("template", namespace, name)
 
 
+def bulk_stream_id(bulk_id: str) -> str:
+    """The stream of a bulk operation; its id is the caller's, and may be that of a task too."""
+    return derived_uuid("bulk", bulk_id)
+
+
 def schedule_stream_id(namespace: str, name: str) -> str:
     """The stream of a schedule."""
     return derived_uuid("schedule", namespace, name)

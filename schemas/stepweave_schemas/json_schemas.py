@@ -69,6 +69,10 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "schedule.backfill": api.BackfillReply,
     "schedule.delete": api.DeletedReply,
     "schedule.preview": api.PreviewReply,
+    "bulk.start": api.StartBulkReply,
+    "bulk.get": api.BulkResponse,
+    "bulk.list": api.BulkPage,
+    "bulk.cancel": api.BulkResponse,
 }
 
 _UUID: Final = {"pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}
@@ -233,6 +237,8 @@ def _schema(info: types.Type, definitions: dict[str, Schema]) -> Schema:
             return {"type": "number"}
         case types.StrType():
             return {"type": "string"}
+        case types.LiteralType(values=values):
+            return {"enum": list(values)}
         case types.ListType(item_type=item) | types.VarTupleType(item_type=item):
             return {"type": "array", "items": _schema(item, definitions)}
         case types.DictType(value_type=value):
@@ -287,6 +293,8 @@ def _default(field: types.Field) -> Mapping[str, Any]:
         value = field.default_factory()
     if isinstance(value, msgspec.Raw):
         return {"default": msgspec.json.decode(value)} if bytes(value) else {}
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
     return {} if value is msgspec.NODEFAULT else {"default": list(value) if value == () else value}
 
 

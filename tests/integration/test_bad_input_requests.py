@@ -80,6 +80,10 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "schedule.backfill": {"name": "s", "from_at": 7},
     "schedule.delete": {"name": 7},
     "schedule.preview": {"timing": {"cron": 7}},
+    "bulk.start": {"action": "fork", "filter": {"name": "n"}},
+    "bulk.get": {"bulk_id": 7},
+    "bulk.list": {"status": "running"},
+    "bulk.cancel": {"bulk_id": 7},
 }
 
 

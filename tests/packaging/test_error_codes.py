@@ -20,6 +20,7 @@ ELSEWHERE: Final = (
     "api_errors.py",
     "client.py",
     "task_requests.py",
+    "bulk_calls.py",
     "schedule_calls.py",
     "messaging",
     "testing",

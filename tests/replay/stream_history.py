@@ -124,7 +124,8 @@ def record(stories: dict[str, tuple[str, str, Callable[[], tuple[str, Told]]]]) 
 
 
 if __name__ == "__main__":
+    from .bulk_stories import BULK_STORIES
     from .schedule_stories import STREAM_STORIES
 
-    record(STREAM_STORIES)
+    record(STREAM_STORIES | BULK_STORIES)
     sys.exit(0)

@@ -9,6 +9,7 @@ import pytest
 from stepweave_orchestrator.runtime.stream_kind import decode_state, encode_state
 from stepweave_schemas.catalogue import CATALOGUE
 
+from .bulk_stories import BULK_STORIES
 from .schedule_stories import STREAM_STORIES
 from .stream_history import KINDS_BY_NAME, StreamHistory, files, hash_of, known_hashes, plain, read, states
 from .test_replay import assert_holds
@@ -26,13 +27,13 @@ def test_the_files_are_as_they_were_recorded() -> None:
 
 def test_every_story_was_recorded() -> None:
     """A new story needs `python -m tests.replay.stream_history`."""
-    names = {f"{kind}.{name}" for name, (kind, _, _) in STREAM_STORIES.items()}
+    names = {f"{kind}.{name}" for name, (kind, _, _) in (STREAM_STORIES | BULK_STORIES).items()}
     assert {path.stem for path in files()} == names
 
 
-def test_every_event_of_a_schedule_is_in_a_history() -> None:
+def test_every_event_of_such_a_stream_is_in_a_history() -> None:
     recorded = {event.TYPE for path in files() for event, _ in read(path).decoded()}
-    assert recorded >= {name for name in CATALOGUE if name.startswith("schedule.")}
+    assert recorded >= {name for name in CATALOGUE if name.startswith(("schedule.", "bulk."))}
 
 
 def test_a_history_ends_in_its_recorded_state(history: StreamHistory) -> None:

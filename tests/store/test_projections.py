@@ -144,6 +144,16 @@ async def test_pages_cover_everything_once_newest_first(store: EventStore) -> No
         assert total == 25
         seen += [row.task_id for row in page]
     assert seen == [row.task_id for row in reversed(rows)]
+    by_key: list[str] = []
+    after: tuple[int, str] | None = None
+    while True:
+        page, total = await store.list_tasks(TaskFilter(namespace="payments", limit=10, after=after))
+        if not page:
+            break
+        by_key += [row.task_id for row in page]
+        assert after is None or total == len(page)
+        after = (page[-1].created_at_ms, page[-1].task_id)
+    assert by_key == seen
 
 
 @pytest.mark.parametrize("page", [{"limit": 0}, {"limit": 1001}, {"offset": -1}, {"offset": 2**31}])

@@ -49,6 +49,7 @@ from stepweave_schemas.template import Problem, TaskTemplate, check_template
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actions import TaskActionRequest, step_command, task_command
+from .bulks import BulkOperations
 from .creation import check_context, check_payload, check_request, check_text, identity, request_digest
 from .dead_letters import DeadLetterOperations
 from .explanations import ExplanationOperations
@@ -119,6 +120,7 @@ class Operations:
             "template.list": self.list_templates,
             **ScheduleOperations(store, shard_count, templates, router).handlers(),
         }
+        self._handlers |= BulkOperations(store, shard_count, router).handlers()
         gates = GateOperations(store, shard_count, router)
         self._handlers |= {
             "gate.list": gates.list_gates,

@@ -12,6 +12,7 @@ import typer
 from . import (
     audit,
     bench,
+    bulk,
     demo,
     dev,
     dlq,
@@ -74,7 +75,7 @@ app.command()(dev.dev)
 app.command()(demo.demo)
 app.command()(new.new)
 task_actions.add_to(task.app)
-for _noun in (task, step, dlq, template, schedule, events):
+for _noun in (task, step, bulk, dlq, template, schedule, events):
     app.add_typer(_noun.app)
 app.command("explain")(explaining.explain_task)
 app.command()(replay.replay)

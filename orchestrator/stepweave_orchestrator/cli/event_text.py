@@ -358,6 +358,19 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     ),
     "schedule.backfill_completed": lambda data: f"{_counted(data['fired_count'], 'firing')} made up for",
     "schedule.deleted": lambda data: data.get("reason") or "no reason given",
+    "bulk.requested": lambda data: (
+        f"{data['action']}, {data['rate_per_second']:g} tasks/s"
+        + (f": {data['reason']}" if data.get("reason") else "")
+    ),
+    "bulk.selected": lambda data: _counted(len(data["task_ids"]), "task"),
+    "bulk.progressed": lambda data: (
+        f"{data['applied_count']} applied, {len(data.get('refused', ()))} refused"
+    ),
+    "bulk.completed": lambda data: (
+        f"{data['applied_count']} applied, {data['refused_count']} refused"
+        + (", as many as it was to take" if data.get("limit_reached") else "")
+    ),
+    "bulk.cancelled": lambda data: data.get("reason") or "no reason given",
 }
 
 

@@ -1,6 +1,6 @@
 """Orders of one task to another, from the CMD stream: start as a child, or be cancelled with the parent.
 
-Those of schedules come the same way and are handed to `schedule_orders`.
+Those of schedules and of bulk operations come the same way and are handed to `schedule_orders` and `bulk_orders`.
 
 An order may come again. A child that exists is not started twice: it says again how far it is, in case that was
 lost. A child that cannot begin says why to the step that wants it, before the order is acknowledged.
@@ -9,7 +9,7 @@ lost. A child that cannot begin says why to the step that wants it, before the o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -32,6 +32,7 @@ from stepweave_orchestrator.core.commands import CancelTask, CreateTask
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas import result
 from stepweave_schemas.api import ApiError
+from stepweave_schemas.bulk_orders import RunBulk
 from stepweave_schemas.child import AnyTaskOrder, CancelChild, StartChild
 from stepweave_schemas.events import TaskCreated
 from stepweave_schemas.gate import AnyGateOrder, GateOrder
@@ -51,8 +52,8 @@ from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, int
 
 log = structlog.get_logger(__name__)
 
-_decoder: msgspec.json.Decoder[AnyTaskOrder | AnyGateOrder | ScheduleOrder] = msgspec.json.Decoder(
-    AnyTaskOrder | AnyGateOrder | ScheduleOrder
+_decoder: msgspec.json.Decoder[AnyTaskOrder | AnyGateOrder | ScheduleOrder | RunBulk] = msgspec.json.Decoder(
+    AnyTaskOrder | AnyGateOrder | ScheduleOrder | RunBulk
 )
 #: When an order comes again that could not be carried out now.
 AGAIN_SECONDS: Final = 1.0
@@ -78,6 +79,7 @@ class ChildOrders:
         shard_of: Callable[[str], int],
         metrics: Metrics,
         put_off: Callable[[], float | None],
+        run_bulk: Callable[[int, RunBulk], Awaitable[None]],
     ) -> None:
         self._connection = connection
         self._messages = messages
@@ -90,6 +92,7 @@ class ChildOrders:
         #: For how long neither a child nor a scheduled task is to be started, where too much is under way.
         self._put_off = put_off
         self._schedules = ScheduleOrders(templates, self._perform, self._say, self._cancel, shard_of)
+        self._run_bulk = run_bulk
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,6 +124,8 @@ class ChildOrders:
                     by = f"task:{order.parent_task_id}"
                     delivered = message.metadata.num_delivered
                     await self._cancel(shard, order.task_id, order.reason, by, delivered)
+                elif isinstance(order, RunBulk):
+                    await self._run_bulk(shard, order)
                 else:
                     if isinstance(order, StartScheduled) and (seconds := self._put_off()) is not None:
                         raise _Later(seconds)

@@ -28,6 +28,7 @@ from stepweave_schemas.load import OrchestratorLoad
 from .actors import StreamActor, SystemState, TaskActor
 from .admission import GAUGES
 from .batch import Shard
+from .bulk_orders import BulkOrders
 from .child_orders import ChildOrders
 from .circuits import OpenCircuits
 from .consumer import CommandConsumer
@@ -125,6 +126,8 @@ class Orchestrator:
             self.shard_count,
             self.load.admission,
         )
+        self.router = ShardRouter(connection, self.owner, self.service)
+        self.bulks = BulkOrders(self.owner, store, self.router, self.loader.shard_of)
         self.children = ChildOrders(
             connection,
             self.messages,
@@ -134,12 +137,12 @@ class Orchestrator:
             self.loader.shard_of,
             self.metrics,
             self.load.admission.own_work_waits,
+            self.bulks.run,
         )
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
         self.take_over.on_stream_taken = self._on_stream_taken
         self.children.gates.on_circuit_mistaken = self.circuits.tell
-        self.router = ShardRouter(connection, self.owner, self.service)
         self.operations = Operations(
             settings,
             store,

@@ -16,6 +16,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
+from stepweave_orchestrator.core.bulks.commands import AnyBulkCommand
 from stepweave_orchestrator.core.commands import (
     CancelTask,
     CreateTask,
@@ -29,7 +30,7 @@ from stepweave_orchestrator.core.explanation import explained, number_named
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
 from stepweave_orchestrator.core.gates.standing import standing
 from stepweave_orchestrator.core.gates.view import gate_reply
-from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand
+from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand, TaskAction
 from stepweave_orchestrator.core.operators import step_number
 from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_orchestrator.core.schedules.commands import AnyScheduleCommand
@@ -47,6 +48,7 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, StreamActor, TaskActor
 from .admission import Admission
+from .bulk_requests import asked_bulk, bulk_query, bulk_work, refusal_of_bulk, would_take
 from .forks import Forking, Forks, fork_reply
 from .gate_kinds import CIRCUIT, gate_item
 from .letter_rows import letter_rows
@@ -196,6 +198,27 @@ class OfSchedule(_OwnerRequest, frozen=True, kw_only=True, tag="schedule"):
     correlation_id: str = ""
 
 
+class OfBulk(_OwnerRequest, frozen=True, kw_only=True, tag="bulk"):
+    """Ask something of a bulk operation, or without a command how it stands. Answer: `bulk_requests.AskedBulk`."""
+
+    command: AnyBulkCommand | None = None
+
+
+class ActForBulk(_OwnerRequest, frozen=True, kw_only=True, tag="act_for_bulk"):
+    """What a bulk operation asks of a task; without a command: cancel it. Answer: an empty object."""
+
+    bulk_id: str
+    command: TaskAction | None = None
+    reason: str = ""
+    by: str = ""
+
+
+class MayAct(_OwnerRequest, frozen=True, kw_only=True, tag="may_act"):
+    """Whether a task would take an action now, of `TASK_ACTIONS`. Answer: `bulk_requests.WouldTake`."""
+
+    action: str
+
+
 OwnerRequest = (
     Create
     | CreateSeveral
@@ -214,6 +237,9 @@ OwnerRequest = (
     | OpenCircuit
     | CloseCircuit
     | OfSchedule
+    | OfBulk
+    | ActForBulk
+    | MayAct
 )
 _decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
 #: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
@@ -371,6 +397,12 @@ class OwnerService:
                 return await self._set_circuit(shard, request)
             case OfSchedule():
                 return await self._ask_schedule(shard, request)
+            case OfBulk():
+                return await self._ask_bulk(shard, request)
+            case ActForBulk():
+                return await self._act_for_bulk(shard, request)
+            case MayAct():
+                return await self._query(shard, request.stream_id, would_take(request.action))
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -620,6 +652,32 @@ class OwnerService:
         if answer == b"null" and command is None:
             raise no_schedule(request.schedule)
         return asked(changed, answer)
+
+    async def _ask_bulk(self, shard: int, request: OfBulk) -> bytes:
+        stream_id, changed = request.stream_id, False
+        if request.command is not None:
+            ending = await self._perform(bulk_work(stream_id, shard, request.command))
+            if (refusal := refusal_of_bulk(ending)) is not None:
+                raise refusal
+            changed = _done(ending, stream_id).changed
+        ending = await self._perform(bulk_query(stream_id, shard))
+        if (refusal := refusal_of_bulk(ending)) is not None:
+            raise refusal
+        return asked_bulk(changed, _done(ending, stream_id).answer)
+
+    async def _act_for_bulk(self, shard: int, request: ActForBulk) -> bytes:
+        command = request.command or CancelTask(request.reason, request.by)
+        work = Work(
+            stream_id=request.stream_id,
+            shard=shard,
+            command=command,
+            causation_id=f"bulk:{request.bulk_id}",
+            actor_name=f"api:{request.by}" if request.by else "api",
+            finish=_unset,
+        )
+        if _done(await self._perform(work), request.stream_id).changed:
+            await self._query(shard, request.stream_id, self.tell_workers)
+        return b"{}"
 
     async def _query(self, shard: int, stream_id: str, answer: Any) -> bytes:
         ending = await self._perform(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from stepweave_schemas import api, events, result
+from stepweave_schemas.bulk import BulkFilter
 from stepweave_schemas.dispatch import Dispatch, StepCheckpoint
 from stepweave_schemas.envelope import Envelope, timestamp
 from stepweave_schemas.identity import step_uuid
@@ -261,6 +262,23 @@ EVENTS: Final[list[events.Event]] = [
     events.ScheduleBackfillRequested(backfill_id="b1", from_ms=1, until_ms=9, count=2, concurrency=1),
     events.ScheduleBackfillCompleted(backfill_id="b1", fired_count=2),
     events.ScheduleDeleted(reason="moved", deleted_by="ada"),
+    events.BulkRequested(
+        bulk_id=TASK_ID,
+        action="retry",
+        filter=BulkFilter(namespace="default", status=("blocked_by_failures",), tag="a"),
+        rate_per_second=2.5,
+        tasks_max=100,
+        reason="mended",
+        requested_by="ada",
+    ),
+    events.BulkSelected(number=1, task_ids=(TASK_ID,), cursor_created_ms=1, cursor_task_id=TASK_ID),
+    events.BulkProgressed(
+        number=1,
+        applied_count=0,
+        refused=(events.BulkRefused(task_id=TASK_ID, code="CONFLICT", reason="no"),),
+    ),
+    events.BulkCompleted(applied_count=0, refused_count=1, limit_reached=True),
+    events.BulkCancelled(reason="enough", cancelled_by="ada"),
 ]
 
 ENVELOPES: Final = [
@@ -424,6 +442,13 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
         api.BackfillSchedule(name="daily", from_at="2026-01-01T00:00:00Z", concurrency=3, dry_run=True)
     ],
     "schedule.delete": [api.DeleteSchedule(name="daily", reason="moved")],
+    "bulk.start": [
+        api.StartBulk(action="cancel", every_task=True, dry_run=True),
+        api.StartBulk(action="retry", filter=BulkFilter(name="n", initiator="i"), bulk_id=TASK_ID),
+    ],
+    "bulk.get": [api.GetBulk(bulk_id=TASK_ID)],
+    "bulk.list": [api.ListBulks(), api.ListBulks(namespace="n", status=("running",), limit=1)],
+    "bulk.cancel": [api.CancelBulk(bulk_id=TASK_ID, reason="enough")],
     "schedule.preview": [api.PreviewSchedule(timing=ClosedTiming(every_seconds=60), count=3)],
 }
 
@@ -588,6 +613,35 @@ _SCHEDULE: Final = api.ScheduleResponse(
     failed_count=0,
     stream_version=2,
 )
+_BULK: Final = api.BulkResponse(
+    bulk_id=TASK_ID,
+    stream_id=SCHEDULE_ID,
+    action="retry",
+    filter=BulkFilter(namespace="default"),
+    rate_per_second=2.0,
+    tasks_max=10,
+    status="running",
+    refused=(api.BulkRefusal(task_uuid=TASK_ID, code="CONFLICT", reason="no"),),
+    created_at="2026-01-01T00:00:00.000Z",
+    updated_at="2026-01-01T00:00:00.000Z",
+)
+_LISTED_BULK: Final = api.BulkListItem(
+    bulk_id=TASK_ID,
+    action="retry",
+    status="running",
+    selected_count=1,
+    applied_count=0,
+    refused_count=1,
+    created_at="2026-01-01T00:00:00.000Z",
+)
+_BULK_PREVIEW: Final = api.BulkPreview(
+    matching_count=1,
+    first=(
+        api.BulkPreviewTask(
+            task_uuid=TASK_ID, namespace="n", name="t", status="paused", refusal="it is paused"
+        ),
+    ),
+)
 _LISTED_SCHEDULE: Final = api.ScheduleListItem(
     schedule_id=SCHEDULE_ID,
     namespace="default",
@@ -708,6 +762,13 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     "schedule.trigger": [api.TriggerReply(schedule=_SCHEDULE, trigger_id="t1", run=_RUN)],
     "schedule.backfill": [api.BackfillReply(count=2, first=(_FIRING,), backfill_id="b1")],
     "schedule.delete": [api.DeletedReply(schedule_id=SCHEDULE_ID, running_count=1)],
+    "bulk.start": [
+        api.StartBulkReply(bulk=_BULK, replayed=True),
+        api.StartBulkReply(preview=_BULK_PREVIEW),
+    ],
+    "bulk.get": [_BULK],
+    "bulk.list": [api.BulkPage(bulks=(_LISTED_BULK,), next_offset=1)],
+    "bulk.cancel": [_BULK],
     "schedule.preview": [api.PreviewReply(firings=(_FIRING,))],
 }
 

@@ -6,7 +6,7 @@ from stepweave_schemas.catalogue import CATALOGUE, OUTCOME_TYPES, render_markdow
 from stepweave_schemas.events import EVENT_TYPES
 
 #: What events of the system's own streams are about; a task's stream has none of these.
-SYSTEM_ENTITIES = ("template", "orchestrator", "slots", "breaker", "throttle", "schedule")
+SYSTEM_ENTITIES = ("template", "orchestrator", "slots", "breaker", "throttle", "schedule", "bulk")
 
 
 def test_every_event_has_an_entry_and_none_is_unknown() -> None:
@@ -45,6 +45,7 @@ def test_outcomes_are_what_ends_something_and_not_the_plumbing() -> None:
         for verb in ("created", "fired", "skipped", "firing_failed", "backfill_completed", "deleted")
     }
     plumbing |= {name for name in EVENT_TYPES if name.startswith("schedule.")} - outcomes_of_schedules
+    plumbing |= {"bulk.selected", "bulk.progressed"}
     assert EVENT_TYPES.keys() - plumbing == OUTCOME_TYPES
 
 

@@ -29,6 +29,7 @@ from .api_errors import (
     Unavailable,
     api_error,
 )
+from .bulk_calls import BulkCalls
 from .encoding import encode_json
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
 from .responses import (
@@ -73,7 +74,7 @@ _TERMINAL_EVENTS: Final = frozenset(
 )
 
 
-class Client(ScheduleCalls):
+class Client(ScheduleCalls, BulkCalls):
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are

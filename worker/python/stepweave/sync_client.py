@@ -114,6 +114,11 @@ class SyncClient:
     backfill_schedule = _waiting(Client.backfill_schedule)
     delete_schedule = _waiting(Client.delete_schedule)
     preview_schedule = _waiting(Client.preview_schedule)
+    start_bulk = _waiting(Client.start_bulk)
+    preview_bulk = _waiting(Client.preview_bulk)
+    get_bulk = _waiting(Client.get_bulk)
+    list_bulks = _waiting(Client.list_bulks)
+    cancel_bulk = _waiting(Client.cancel_bulk)
 
     def watch_task(
         self, task_id: str, *, from_version: int = 1, until_blocked: bool = False
