@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -406,7 +407,11 @@ def test_a_second_dev_on_the_same_folder_is_refused(folder: Path) -> None:
 
 
 def test_a_killed_worker_comes_back(stepweave: Type, dev: Program) -> None:
-    [worker] = json.loads(stepweave("worker", "list", "-o", "json").out)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    # Whoever is busy may be late to say that it is there.
+    while not (workers := json.loads(stepweave("worker", "list", "-o", "json").out)):
+        assert time.monotonic() < deadline, "no worker says that it is there"
+    [worker] = workers
     [process] = [one for one in dev.family() if one.pid == worker["pid"]]
     process.kill()
     dev.wait_for("was ended by SIGKILL; starting it again")
