@@ -233,6 +233,9 @@ def _complete_step(state: TaskState, number: int, command: CompleteStep, moment:
         if fault is not None:
             return refused_step(state, number, fault)
         chosen = tuple(named)
+    misfit = turn.misfit(number, value, "")
+    if misfit is not None:
+        return refused_step(state, number, misfit.error_message)
     turn.happened += cancel_requests(state, command.reason or "its step was completed", only=number)
     turn.happened.append(
         events.StepCompletedManually(

@@ -312,13 +312,13 @@ def test_decisions_and_batches_have_to_fit_too() -> None:
     assert reasons(original, plan=new) == {"part_001": "misfit", "sum": "not_done"}
 
 
-def test_what_an_operator_said_is_good_enough_for_the_same_version() -> None:
+def test_what_an_operator_said_is_checked_like_any_result() -> None:
     plan = checked(step("a", result_schema=TEXT, retry=AT_ONCE), "b: a")
     original = Run(plan).create()
-    original.tell(complete("a", '{"of":7}'))
+    original.tell(complete("a", '{"of":"seven"}'))
     original.fail("b")
     assert forked(original).reused() == {"a"}
-    new = checked(step("a", result_schema=TEXT, retry=AT_ONCE), "b: a", version="2.0.0")
+    new = checked(step("a", result_schema=NUMBER, retry=AT_ONCE), "b: a", version="2.0.0")
     assert reasons(original, plan=new) == {"a": "misfit", "b": "not_done"}
 
 

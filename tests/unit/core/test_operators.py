@@ -63,7 +63,7 @@ from .scenario import (
     wake,
     wish,
 )
-from .templates import AT_ONCE, EVERY_SECOND, compiled, diamond, one_step, step
+from .templates import AT_ONCE, EVERY_SECOND, checked, compiled, diamond, one_step, step
 
 pause = wish(PauseTask)
 resume = wish(ResumeTask)
@@ -347,6 +347,14 @@ def test_a_step_that_runs_is_completed_and_its_worker_comes_too_late() -> None:
     assert scenario.step("a").settled_by == "operator"
     scenario.when(succeed("a")).then(refused("a", refusal="step_finished"))
     scenario.when(succeed("a")).then_rejected("STALE")
+
+
+def test_a_result_by_hand_has_to_fit_the_step_s_schema() -> None:
+    schema = {"type": "object", "required": ["amount"]}
+    scenario = begun(checked(step("pay", result_schema=schema), "ship: pay")).run(fail_for_good("pay"))
+    scenario.when(complete("pay", {"paid": True})).then_rejected("CONFLICT")
+    assert scenario.status == "blocked_by_failures"
+    scenario.when(complete("pay", {"amount": 7})).then(completed_by_hand("pay"), enqueued("ship"))
 
 
 def test_a_step_that_has_not_begun_is_done_before_its_dependencies() -> None:
