@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 from stepweave_schemas import api
 from stepweave_schemas.bulk import BulkAction, BulkFilter
 from stepweave_schemas.mint import uuid7
 
-T = TypeVar("T")
+from .calls import Calls
 
 
-class BulkCalls:
+class BulkCalls(Calls):
     """Part of `Client`."""
-
-    async def _call(
-        self, operation: str, request: api.Request, reply_type: type[T], timeout_seconds: float | None
-    ) -> T:
-        raise NotImplementedError
 
     async def start_bulk(
         self,

@@ -13,20 +13,15 @@ from stepweave_schemas.mint import uuid7
 from stepweave_schemas.schedule import ClosedSpec, ClosedTiming
 
 from .api_errors import BadRequest
+from .calls import Calls
 from .encoding import NotJson, encode_json
 from .task_requests import moment_text
 
-T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class ScheduleCalls:
+class ScheduleCalls(Calls):
     """Part of `Client`."""
-
-    async def _call(
-        self, operation: str, request: api.Request, reply_type: type[T], timeout_seconds: float | None
-    ) -> T:
-        raise NotImplementedError
 
     async def create_schedule(
         self,
