@@ -14,7 +14,8 @@ from stepweave_orchestrator.core.bulks import commands
 from stepweave_orchestrator.core.bulks.actions import allowed_name
 from stepweave_orchestrator.runtime.bulk_orders import task_filter
 from stepweave_orchestrator.runtime.bulk_requests import AskedBulk, WouldTake
-from stepweave_orchestrator.runtime.requests import MayAct, OfBulk, ShardRouter
+from stepweave_orchestrator.runtime.owner_requests import MayAct, OfBulk
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.bulk import BulkFilter

@@ -14,7 +14,9 @@ from stepweave_orchestrator.core.dead_letters import INVESTIGATED, REASONS, RESO
 from stepweave_orchestrator.core.view import task_response
 from stepweave_orchestrator.runtime.letter_rows import entry_of
 from stepweave_orchestrator.runtime.loading import ActorLoader
-from stepweave_orchestrator.runtime.requests import TASK_BYTES_MAX, GetLetters, Investigate, ShardRouter
+from stepweave_orchestrator.runtime.owner_answers import TASK_BYTES_MAX
+from stepweave_orchestrator.runtime.owner_requests import GetLetters, Investigate
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode

@@ -29,17 +29,12 @@ from stepweave_orchestrator.core.explanation_facts import (
 from stepweave_orchestrator.core.explanation_text import Said, say, say_shard, summary
 from stepweave_orchestrator.core.gates.standing import Standing
 from stepweave_orchestrator.core.state import TERMINAL_STATUSES
+from stepweave_orchestrator.runtime.endings import read_answer
 from stepweave_orchestrator.runtime.loading import ActorLoader, Unloadable
+from stepweave_orchestrator.runtime.owner_answers import answer_explain, answer_standing
+from stepweave_orchestrator.runtime.owner_requests import AskStanding, Explain, OwnerRequest
 from stepweave_orchestrator.runtime.present_workers import WorkersUnknown, present_workers
-from stepweave_orchestrator.runtime.requests import (
-    AskStanding,
-    Explain,
-    OwnerRequest,
-    ShardRouter,
-    answer_explain,
-    answer_standing,
-    read_answer,
-)
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import decode_event, encode

@@ -7,7 +7,8 @@ from typing import Final
 
 from stepweave_eventstore.store import EventStore, StreamFilter
 from stepweave_orchestrator.runtime.gate_kinds import gate_item
-from stepweave_orchestrator.runtime.requests import CloseCircuit, GetGate, OpenCircuit, ShardRouter
+from stepweave_orchestrator.runtime.owner_requests import CloseCircuit, GetGate, OpenCircuit
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode

@@ -21,7 +21,7 @@ from stepweave_eventstore.store import EventStore, StoreUnavailable, TaskFilter,
 from stepweave_orchestrator.core import TaskStatus
 from stepweave_orchestrator.runtime.admission import Admission
 from stepweave_orchestrator.runtime.forks import Forks
-from stepweave_orchestrator.runtime.requests import (
+from stepweave_orchestrator.runtime.owner_requests import (
     Cancel,
     Create,
     CreateSeveral,
@@ -30,10 +30,10 @@ from stepweave_orchestrator.runtime.requests import (
     Operate,
     Register,
     Results,
-    ShardRouter,
     Signal,
 )
 from stepweave_orchestrator.runtime.settings import Settings
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_orchestrator.runtime.streams import Streams
 from stepweave_orchestrator.runtime.template_bounds import out_of_bounds
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue, Version

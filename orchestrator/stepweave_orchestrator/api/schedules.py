@@ -12,8 +12,9 @@ from stepweave_orchestrator.core.schedules import commands
 from stepweave_orchestrator.core.schedules.references import NAMES, fill, firing_values, unknown_references
 from stepweave_orchestrator.core.schedules.timing import MOMENT_MS_MAX, Timing, TimingError, check_spec
 from stepweave_orchestrator.core.schedules.view import firing_times
-from stepweave_orchestrator.runtime.requests import OfSchedule, ShardRouter
+from stepweave_orchestrator.runtime.owner_requests import OfSchedule
 from stepweave_orchestrator.runtime.schedule_requests import Asked
+from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError

@@ -17,8 +17,8 @@ from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceCo
 
 from stepweave.messaging import Connection
 from stepweave.messaging.connection import drain_quietly
+from stepweave_orchestrator.runtime.endings import too_many_requests
 from stepweave_orchestrator.runtime.metrics import Metrics
-from stepweave_orchestrator.runtime.requests import too_many_requests
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode

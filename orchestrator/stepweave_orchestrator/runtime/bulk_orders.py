@@ -27,7 +27,8 @@ from stepweave_schemas.events import BulkRefused
 
 from .actors import Actor, StreamActor
 from .owner import OwnerLoop
-from .requests import ActForBulk, ShardRouter
+from .owner_requests import ActForBulk
+from .shard_router import ShardRouter
 from .work import Done, Ending, Faulty, Query, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)

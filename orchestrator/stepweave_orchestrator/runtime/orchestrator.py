@@ -40,10 +40,11 @@ from .load_readings import LoadReadings
 from .loading import ActorLoader
 from .metrics import Metrics
 from .owner import OwnerLoop
+from .owner_service import OwnerService
 from .projector import Projector
 from .publisher import Publisher
-from .requests import OwnerService, ShardRouter
 from .settings import Settings
+from .shard_router import ShardRouter
 from .streams import Streams, StreamsUnavailable
 from .takeover import TakeOver
 from .templates import TemplateCatalogue

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -18,7 +17,6 @@ from stepweave_schemas.api import StepSummary, operation_subject
 from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import Envelope, decode_envelope
 from stepweave_schemas.mint import uuid7
-from stepweave_schemas.raw import NO_RAW
 
 from .api_errors import (
     RETRYABLE_CODES,
@@ -30,26 +28,14 @@ from .api_errors import (
     api_error,
 )
 from .bulk_calls import BulkCalls
-from .encoding import encode_json
+from .dead_letter_calls import DeadLetterCalls
+from .gate_calls import GateCalls
 from .messaging import Connection, NoResponders, NotConnected, PayloadTooLarge, RequestTimeout, Subscription
-from .responses import (
-    CreatedTask,
-    CreateTaskResponse,
-    DeadLettersResponse,
-    ForkResponse,
-    SignalResponse,
-    TaskResponse,
-    TemplateResponse,
-)
+from .operator_calls import OperatorCalls
+from .responses import CreatedTask, CreateTaskResponse, ForkResponse, SignalResponse, TaskResponse
 from .schedule_calls import ScheduleCalls
-from .task_requests import (
-    checked_id,
-    chunks_of,
-    create_request,
-    fork_request,
-    signal_request,
-    template_text,
-)
+from .task_requests import checked_id, chunks_of, create_request, fork_request, signal_request
+from .template_calls import TemplateCalls
 
 T = TypeVar("T")
 
@@ -74,7 +60,7 @@ _TERMINAL_EVENTS: Final = frozenset(
 )
 
 
-class Client(ScheduleCalls, BulkCalls):
+class Client(OperatorCalls, DeadLetterCalls, TemplateCalls, GateCalls, ScheduleCalls, BulkCalls):
     """Talks to the orchestrators through NATS; `async with Client() as client:`, or `connect` and `close`.
 
     Every request is repeated until it is answered or `timeout_seconds` are over, which is safe: the ids are
@@ -105,8 +91,6 @@ class Client(ScheduleCalls, BulkCalls):
         self._owns_connection = connection is None
         self._connecting = asyncio.Lock()
 
-    # -- life ------------------------------------------------------------------------------------
-
     async def connect(self) -> Client:
         """Connect now instead of with the first call; raises `ConnectFailed`."""
         await self._link()
@@ -136,8 +120,6 @@ class Client(ScheduleCalls, BulkCalls):
                     options=self._connection_options,
                 )
             return self._connection
-
-    # -- tasks -----------------------------------------------------------------------------------
 
     async def create_task(
         self,
@@ -276,59 +258,6 @@ class Client(ScheduleCalls, BulkCalls):
         )
         return await self._call("task.list", request, api.TaskPage, timeout_seconds)
 
-    async def cancel_task(
-        self,
-        task_id: str,
-        *,
-        reason: str = "",
-        cancelled_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> TaskResponse:
-        """Cancel a task: running handlers are told, later results are refused. Raises `Conflict` if it ended."""
-        request = api.CancelTask(task_id=task_id, reason=reason, cancelled_by=cancelled_by)
-        return await self._call("task.cancel", request, TaskResponse, timeout_seconds)
-
-    async def pause_task(
-        self, task_id: str, *, reason: str = "", paused_by: str = "", timeout_seconds: float | None = None
-    ) -> TaskResponse:
-        """Hold a task back: nothing of it begins until it is resumed; what runs ends as usual, and counts.
-
-        Raises `Conflict` where the task has ended or is being undone; one that is paused stays so.
-        """
-        request = api.PauseTask(task_id=task_id, reason=reason, paused_by=paused_by, request_id=uuid7())
-        return await self._call("task.pause", request, TaskResponse, timeout_seconds)
-
-    async def resume_task(
-        self, task_id: str, *, reason: str = "", resumed_by: str = "", timeout_seconds: float | None = None
-    ) -> TaskResponse:
-        """Go on with a paused task: everything that is ready begins. Raises `Conflict` where it is not paused."""
-        request = api.ResumeTask(task_id=task_id, reason=reason, resumed_by=resumed_by, request_id=uuid7())
-        return await self._call("task.resume", request, TaskResponse, timeout_seconds)
-
-    async def retry_task(
-        self, task_id: str, *, reason: str = "", reset_by: str = "", timeout_seconds: float | None = None
-    ) -> TaskResponse:
-        """Try every step again that has failed for good. Raises `Conflict` where none has."""
-        request = api.RetryTask(task_id=task_id, reason=reason, reset_by=reset_by, request_id=uuid7())
-        return await self._call("task.retry", request, TaskResponse, timeout_seconds)
-
-    async def give_up_task(
-        self, task_id: str, *, reason: str = "", given_up_by: str = "", timeout_seconds: float | None = None
-    ) -> TaskResponse:
-        """End a blocked task in `error`. Raises `Conflict` where it is not blocked."""
-        request = api.GiveUpTask(task_id=task_id, reason=reason, given_up_by=given_up_by, request_id=uuid7())
-        return await self._call("task.give_up", request, TaskResponse, timeout_seconds)
-
-    async def resolve_task(
-        self, task_id: str, *, reason: str = "", resolved_by: str = "", timeout_seconds: float | None = None
-    ) -> TaskResponse:
-        """Say that what a task was for is done: it ends in `resolved_manually`, and running handlers are told.
-
-        Raises `Conflict` where it has ended or is being undone.
-        """
-        request = api.ResolveTask(task_id=task_id, reason=reason, resolved_by=resolved_by, request_id=uuid7())
-        return await self._call("task.resolve", request, TaskResponse, timeout_seconds)
-
     async def signal(
         self,
         task_id: str,
@@ -393,101 +322,6 @@ class Client(ScheduleCalls, BulkCalls):
         """
         request = api.ExplainTask(task_id=task_id, step=step)
         return await self._call("task.explain", request, api.TaskExplanation, timeout_seconds)
-
-    # -- dead letters ----------------------------------------------------------------------------
-
-    async def list_dead_letters(
-        self,
-        *,
-        namespace: str | None = None,
-        name: str | None = None,
-        reason: str | Iterable[str] = (),
-        resolution_status: str | Iterable[str] = (),
-        is_open: bool | None = None,
-        page: int = 1,
-        per_page: int = 50,
-        timeout_seconds: float | None = None,
-    ) -> api.DeadLetterPage:
-        """One page of the dead letters that fit, the newest first; a moment behind the tasks' own state."""
-        request = api.ListDeadLetters(
-            namespace=namespace,
-            name=name,
-            dlq_reason=(reason,) if isinstance(reason, str) else tuple(reason),
-            resolution_status=(
-                (resolution_status,) if isinstance(resolution_status, str) else tuple(resolution_status)
-            ),
-            is_open=is_open,
-            page=page,
-            per_page=per_page,
-        )
-        return await self._call("dlq.list", request, api.DeadLetterPage, timeout_seconds)
-
-    async def get_dead_letters(
-        self, task_id: str, *, entry_uuid: str | None = None, timeout_seconds: float | None = None
-    ) -> DeadLettersResponse:
-        """The dead letters of a task, and the task as it was when one of them began (`entry_uuid`; default: the last).
-
-        Raises `NotFound`.
-        """
-        request = api.GetDeadLetters(task_id=task_id, dlq_entry_uuid=entry_uuid)
-        return await self._call("dlq.get", request, DeadLettersResponse, timeout_seconds)
-
-    async def dead_letter_stats(
-        self, *, namespace: str | None = None, timeout_seconds: float | None = None
-    ) -> api.DeadLetterStats:
-        """How many dead letters there are of which kind, and how old they are."""
-        request = api.GetDeadLetterStats(namespace=namespace)
-        return await self._call("dlq.stats", request, api.DeadLetterStats, timeout_seconds)
-
-    async def investigation_queue(
-        self,
-        *,
-        namespace: str | None = None,
-        page: int = 1,
-        per_page: int = 50,
-        timeout_seconds: float | None = None,
-    ) -> api.DeadLetterPage:
-        """Open dead letters, the most urgent first: by age, and an hour more for each point of priority."""
-        request = api.GetInvestigationQueue(namespace=namespace, page=page, per_page=per_page)
-        return await self._call("dlq.investigation_queue", request, api.DeadLetterPage, timeout_seconds)
-
-    async def stale_tasks(
-        self,
-        *,
-        namespace: str | None = None,
-        page: int = 1,
-        per_page: int = 50,
-        timeout_seconds: float | None = None,
-    ) -> api.DeadLetterPage:
-        """What stands still now, by its template's `lifecycle` or for a handler that nobody serves; the most urgent
-        first."""
-        request = api.GetStaleness(namespace=namespace, page=page, per_page=per_page)
-        return await self._call("dlq.staleness", request, api.DeadLetterPage, timeout_seconds)
-
-    async def update_dead_letter(
-        self,
-        entry_uuid: str,
-        *,
-        resolution_status: str | None = None,
-        notes: str | None = None,
-        resolved_by: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        timeout_seconds: float | None = None,
-    ) -> api.DeadLetterEntry:
-        """Say what came of a dead letter; what is not given stays. The task itself goes on, or stays stuck, as it is.
-
-        `resolution_status`: `pending` or `investigating` leave it open, `manually_resolved`, `permanently_failed` or
-        `cancelled` close it. Raises `NotFound`, `BadRequest`, `ValidationFailed`, and `Conflict` where it is closed and
-        was to be opened again.
-        """
-        request = api.UpdateDeadLetter(
-            dlq_entry_uuid=entry_uuid,
-            resolution_status=resolution_status,
-            resolution_notes=notes,
-            resolved_by=resolved_by,
-            metadata=NO_RAW if metadata is None else msgspec.Raw(encode_json(metadata, "metadata")),
-        )
-        return await self._call("dlq.update", request, api.DeadLetterEntry, timeout_seconds)
 
     async def wait_for_task(
         self, task_id: str, *, timeout_seconds: float | None = None, until_terminal: bool = False
@@ -579,8 +413,6 @@ class Client(ScheduleCalls, BulkCalls):
             offset = page.next_offset
         return results
 
-    # -- steps -----------------------------------------------------------------------------------
-
     async def list_task_steps(
         self, task_id: str, *, timeout_seconds: float | None = None
     ) -> tuple[StepSummary, ...]:
@@ -590,176 +422,6 @@ class Client(ScheduleCalls, BulkCalls):
     async def get_step(self, task_id: str, step: str, *, timeout_seconds: float | None = None) -> StepSummary:
         """One step by its name or uuid; raises `KeyError` naming the steps there are."""
         return (await self.get_task(task_id, timeout_seconds=timeout_seconds)).step(step)
-
-    async def reset_step(
-        self,
-        task_id: str,
-        step: str,
-        *,
-        reason: str = "",
-        reset_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> StepSummary:
-        """Try a step again that has failed, or waits for its retry: now, with all its tries, from its last checkpoint.
-
-        `step` is its name or uuid, here and below. These four raise `NotFound` where there is no such step, and
-        `Conflict` where the step does not allow it: `error.state` and `error.allowed_actions` say what is.
-        """
-        action = api.ResetForRetry(reason=reason, reset_by=reset_by)
-        return await self._update_step(task_id, step, action, timeout_seconds)
-
-    async def resolve_step(
-        self,
-        task_id: str,
-        step: str,
-        *,
-        reason: str = "",
-        resolved_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> StepSummary:
-        """Count a step as done that is not, without a result; what depends on it goes on."""
-        action = api.ResolveManually(reason=reason, resolved_by=resolved_by)
-        return await self._update_step(task_id, step, action, timeout_seconds)
-
-    async def complete_step(
-        self,
-        task_id: str,
-        step: str,
-        result: Any = None,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        reason: str = "",
-        completed_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> StepSummary:
-        """Complete a step that somebody has done by hand, with its result, which what depends on it reads.
-
-        That of a decision may be an object with `create_steps`: the steps that it chooses.
-        """
-        data = api.CompletionData(
-            result=msgspec.Raw(encode_json(result, "result")),
-            metadata=msgspec.Raw(encode_json(dict(metadata or {}), "metadata")),
-        )
-        action = api.CompleteManually(completion_data=data, reason=reason, completed_by=completed_by)
-        return await self._update_step(task_id, step, action, timeout_seconds)
-
-    async def skip_step(
-        self,
-        task_id: str,
-        step: str,
-        *,
-        reason: str = "",
-        skipped_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> StepSummary:
-        """Skip a step that has not begun or has failed, and whose template says `skippable: true`."""
-        action = api.Skip(reason=reason, skipped_by=skipped_by)
-        return await self._update_step(task_id, step, action, timeout_seconds)
-
-    async def _update_step(
-        self, task_id: str, step: str, action: api.AnyStepAction, timeout_seconds: float | None
-    ) -> StepSummary:
-        request = api.UpdateStep(task_id=task_id, step=step, action=action, request_id=uuid7())
-        return (await self._call("step.update", request, _UpdatedStep, timeout_seconds)).step
-
-    # -- templates -------------------------------------------------------------------------------
-
-    async def register_template(
-        self, template: str | Path, *, registered_by: str = "", timeout_seconds: float | None = None
-    ) -> TemplateResponse:
-        """Register a template version from its YAML or JSON text, or a `Path` to it.
-
-        The same content again is a no-op (`created` is false). Raises `ValidationFailed` with every problem,
-        `Conflict` where the version exists with other content.
-        """
-        content, source = await template_text(template)
-        request = api.RegisterTemplate(content=content, source=source, registered_by=registered_by)
-        return await self._call("template.register", request, TemplateResponse, timeout_seconds)
-
-    async def validate_template(
-        self, template: str | Path, *, timeout_seconds: float | None = None
-    ) -> api.ValidationReply:
-        """Every problem of a template, without storing it."""
-        content, source = await template_text(template)
-        request = api.ValidateTemplate(content=content, source=source)
-        return await self._call("template.validate", request, api.ValidationReply, timeout_seconds)
-
-    async def get_template(
-        self,
-        name: str,
-        *,
-        namespace: str = "default",
-        version: str | None = None,
-        timeout_seconds: float | None = None,
-    ) -> TemplateResponse:
-        """A template version; without `version` the highest that is no prerelease. Raises `NotFound`."""
-        request = api.GetTemplate(namespace=namespace, name=name, version=version)
-        return await self._call("template.get", request, TemplateResponse, timeout_seconds)
-
-    async def list_templates(
-        self, *, namespace: str | None = None, timeout_seconds: float | None = None
-    ) -> tuple[api.TemplateListItem, ...]:
-        """The registered template versions."""
-        request = api.ListTemplates(namespace=namespace)
-        return (await self._call("template.list", request, api.TemplatePage, timeout_seconds)).templates
-
-    # -- gates -----------------------------------------------------------------------------------
-
-    async def list_gates(
-        self,
-        kind: str,
-        *,
-        namespace: str | None = None,
-        status: Sequence[str] = (),
-        page: int = 1,
-        per_page: int = 50,
-        timeout_seconds: float | None = None,
-    ) -> api.GatePage:
-        """A page of what many tasks pass: `slots` of concurrency keys, each `circuit`, each namespace's `rate`."""
-        request = api.ListGates(
-            kind=kind, namespace=namespace, status=tuple(status), page=page, per_page=per_page
-        )
-        return await self._call("gate.list", request, api.GatePage, timeout_seconds)
-
-    async def get_gate(self, gate_id: str, *, timeout_seconds: float | None = None) -> api.GateReply:
-        """Who holds a gate and who waits. Raises `NotFound`."""
-        request = api.GetGate(gate_id=gate_id)
-        return await self._call("gate.get", request, api.GateReply, timeout_seconds)
-
-    async def open_circuit(
-        self,
-        service: str,
-        *,
-        open_seconds: float,
-        namespace: str = "default",
-        reason: str = "",
-        opened_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> api.GateReply:
-        """Hold the steps that need a service for a while; then a few of them try it out."""
-        request = api.OpenCircuit(
-            namespace=namespace,
-            service=service,
-            open_seconds=open_seconds,
-            reason=reason,
-            opened_by=opened_by,
-        )
-        return await self._call("circuit.open", request, api.GateReply, timeout_seconds)
-
-    async def close_circuit(
-        self,
-        service: str,
-        *,
-        namespace: str = "default",
-        reason: str = "",
-        closed_by: str = "",
-        timeout_seconds: float | None = None,
-    ) -> api.GateReply:
-        """Let the steps that need a service go on. Raises `NotFound` where nothing of it has failed yet."""
-        request = api.CloseCircuit(namespace=namespace, service=service, reason=reason, closed_by=closed_by)
-        return await self._call("circuit.close", request, api.GateReply, timeout_seconds)
-
-    # -- requests --------------------------------------------------------------------------------
 
     async def _call(
         self, operation: str, request: api.Request, reply_type: type[T], timeout_seconds: float | None
@@ -804,12 +466,6 @@ class Client(ScheduleCalls, BulkCalls):
                 raise failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, RETRY_PAUSE_SECONDS_MAX)
-
-
-class _UpdatedStep(msgspec.Struct):
-    """What is of interest of an `api.UpdateStepReply`."""
-
-    step: StepSummary
 
 
 def _backpressure_pause(refusal: Backpressure) -> float:

@@ -15,8 +15,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from stepweave.messaging import Connection, MessagingError, NoResponders, PayloadTooLarge, Subscription
-from stepweave_orchestrator.core.bulks.commands import AnyBulkCommand
+from stepweave.messaging import Connection, Subscription
 from stepweave_orchestrator.core.commands import (
     CancelTask,
     CreateTask,
@@ -25,44 +24,72 @@ from stepweave_orchestrator.core.commands import (
     SignalTask,
     StreamCommand,
 )
-from stepweave_orchestrator.core.dispatching import all_result_numbers
-from stepweave_orchestrator.core.explanation import explained, number_named
 from stepweave_orchestrator.core.gates.circuit import Reset, Trip
-from stepweave_orchestrator.core.gates.standing import standing
-from stepweave_orchestrator.core.gates.view import gate_reply
-from stepweave_orchestrator.core.operator_commands import AnyOperatorCommand, StepCommand, TaskAction
-from stepweave_orchestrator.core.operators import step_number
+from stepweave_orchestrator.core.operator_commands import StepCommand
 from stepweave_orchestrator.core.rejection import Rejection
-from stepweave_orchestrator.core.schedules.commands import AnyScheduleCommand
-from stepweave_orchestrator.core.signals import signal_taker
 from stepweave_orchestrator.core.template_stream import RegisterTemplate, TemplateState
-from stepweave_orchestrator.core.view import step_summary, task_response
 from stepweave_schemas import api, subjects
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.codec import encode
-from stepweave_schemas.dispatch import INLINE_RESULTS_BYTES_MAX
-from stepweave_schemas.events import TaskCreated, TemplateRef, TemplateRegistered
+from stepweave_schemas.events import TemplateRef
 from stepweave_schemas.identity import is_uuid, shard_of, template_stream_id
-from stepweave_schemas.mint import now_ms
 from stepweave_schemas.template.value_checks import violations_text
 
-from .actors import Actor, StreamActor, TaskActor
+from .actors import Actor, TaskActor
 from .admission import Admission
 from .bulk_requests import asked_bulk, bulk_query, bulk_work, refusal_of_bulk, would_take
-from .forks import Forking, Forks, fork_reply
-from .gate_kinds import CIRCUIT, gate_item
-from .letter_rows import letter_rows
+from .endings import done_or_raise, read_answer, too_many_requests
+from .forks import Forks
+from .gate_kinds import CIRCUIT
 from .metrics import Metrics
 from .owner import OwnerLoop
+from .owner_answers import (
+    answer_explain,
+    answer_fork,
+    answer_gate,
+    answer_letters,
+    answer_nothing,
+    answer_results,
+    answer_signal_step,
+    answer_standing,
+    answer_step,
+    answer_taken_by,
+    answer_task,
+)
+from .owner_requests import (
+    CREATES,
+    ActForBulk,
+    AskStanding,
+    Cancel,
+    CloseCircuit,
+    Create,
+    CreateSeveral,
+    Explain,
+    Fork,
+    Get,
+    GetGate,
+    GetLetters,
+    Investigate,
+    MayAct,
+    OfBulk,
+    OfSchedule,
+    OpenCircuit,
+    Operate,
+    OwnerRequest,
+    Register,
+    Results,
+    Signal,
+    owner_request_decoder,
+    stream_ids_of,
+)
 from .schedule_requests import asked, no_schedule, refusal_of, schedule_query, schedule_work
 from .templates import TemplateCatalogue
-from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
+from .work import Ending, Query, ShardMoved, Work, into_future
 
 log = structlog.get_logger(__name__)
 
-#: How long a request may take altogether, and how long it waits for a shard that changes hands.
+#: How long a request may take altogether.
 REQUEST_SECONDS_MAX = 10.0
-OWNER_RETRY_SECONDS = 0.1
 #: How long the server may take to say that nothing more comes for a shard that is given up.
 CLOSE_SECONDS_MAX = 2.0
 #: Requests from other orchestrators under way at the same time; of these so many are kept free of creates.
@@ -70,187 +97,6 @@ CONCURRENT_REQUESTS_MAX = 5_000
 NOT_CREATES_MIN = 1_000
 #: Of what is wrong with a malformed request this much is told.
 ERROR_CHARS_MAX = 2_000
-
-
-class _OwnerRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
-    """Base: which stream it is about."""
-
-    stream_id: str
-
-
-class Create(_OwnerRequest, frozen=True, kw_only=True, tag="create"):
-    """Begin a task. Answer: `api.CreateTaskReply`."""
-
-    created: TaskCreated
-    correlation_id: str
-    #: The id is derived from an identity: the stream may exist already.
-    known_identity: bool = False
-    strict: bool = False
-
-
-class CreateSeveral(_OwnerRequest, frozen=True, kw_only=True, tag="create_several"):
-    """Begin several tasks of one shard. Answer: a JSON array of `api.CreatedRef`."""
-
-    tasks: tuple[Create, ...]
-
-
-class Get(_OwnerRequest, frozen=True, kw_only=True, tag="get"):
-    """The task as it stands. Answer: `api.TaskResponse`."""
-
-
-class Cancel(_OwnerRequest, frozen=True, kw_only=True, tag="cancel"):
-    """End a task. Answer: `api.TaskResponse`."""
-
-    reason: str
-    cancelled_by: str
-
-
-class Operate(_OwnerRequest, frozen=True, kw_only=True, tag="operate"):
-    """An operator's action on a task or a step. Answer: `api.TaskResponse`; of a step `api.UpdateStepReply`."""
-
-    command: AnyOperatorCommand
-
-
-class Signal(_OwnerRequest, frozen=True, kw_only=True, tag="signal"):
-    """Tell a task what one of its steps waits for. Answer: `api.SignalReply`."""
-
-    signal: str
-    signal_id: str
-    payload: msgspec.Raw
-    sent_by: str
-
-
-class GetLetters(_OwnerRequest, frozen=True, kw_only=True, tag="get_letters"):
-    """The task's dead letters. Answer: a JSON array of `DeadLetterRow`."""
-
-
-class Investigate(_OwnerRequest, frozen=True, kw_only=True, tag="investigate"):
-    """Say what came of a dead letter. Answer: as of `GetLetters`."""
-
-    letter_id: str
-    resolution_status: str | None
-    resolution_notes: str | None
-    resolved_by: str
-    metadata: str | None
-
-
-class Fork(_OwnerRequest, frozen=True, kw_only=True, tag="fork"):
-    """Begin a task with what another one has come to. Answer: `api.ForkReply`."""
-
-    #: As of a creation; of its `forked_from` the owner fills in the version.
-    created: TaskCreated
-    correlation_id: str
-
-
-class Results(_OwnerRequest, frozen=True, kw_only=True, tag="results"):
-    """A page of results. Answer: `api.ResultsReply`."""
-
-    step_name: str | None = None
-    offset: int = 0
-
-
-class GetGate(_OwnerRequest, frozen=True, kw_only=True, tag="get_gate"):
-    """Who holds a gate and who waits. Answer: `api.GateReply`."""
-
-
-class Explain(_OwnerRequest, frozen=True, kw_only=True, tag="explain"):
-    """What a task, or one of its steps, waits for. Answer: `core.explanation.Explained`."""
-
-    step: str | None = None
-
-
-class AskStanding(_OwnerRequest, frozen=True, kw_only=True, tag="ask_standing"):
-    """How one stands before a gate. Answer: `core.gates.standing.Standing`."""
-
-    token: str
-
-
-class OpenCircuit(_OwnerRequest, frozen=True, kw_only=True, tag="open_circuit"):
-    """Hold the steps of a service for so long. Answer: `api.GateReply`."""
-
-    namespace: str
-    service: str
-    open_ms: int
-    reason: str
-    by: str
-
-
-class CloseCircuit(_OwnerRequest, frozen=True, kw_only=True, tag="close_circuit"):
-    """Let the steps of a service go on. Answer: `api.GateReply`."""
-
-    reason: str
-    by: str
-
-
-class Register(_OwnerRequest, frozen=True, kw_only=True, tag="register"):
-    """Register a template version. Answer: `{"created": bool}`."""
-
-    registered: TemplateRegistered
-    correlation_id: str
-
-
-class OfSchedule(_OwnerRequest, frozen=True, kw_only=True, tag="schedule"):
-    """Ask something of a schedule, or without a command how it stands. Answer: `schedule_requests.Asked`."""
-
-    #: For messages: `namespace/name`.
-    schedule: str
-    command: AnyScheduleCommand | None = None
-    correlation_id: str = ""
-
-
-class OfBulk(_OwnerRequest, frozen=True, kw_only=True, tag="bulk"):
-    """Ask something of a bulk operation, or without a command how it stands. Answer: `bulk_requests.AskedBulk`."""
-
-    command: AnyBulkCommand | None = None
-
-
-class ActForBulk(_OwnerRequest, frozen=True, kw_only=True, tag="act_for_bulk"):
-    """What a bulk operation asks of a task; without a command: cancel it. Answer: an empty object."""
-
-    bulk_id: str
-    command: TaskAction | None = None
-    reason: str = ""
-    by: str = ""
-
-
-class MayAct(_OwnerRequest, frozen=True, kw_only=True, tag="may_act"):
-    """Whether a task would take an action now, of `TASK_ACTIONS`. Answer: `bulk_requests.WouldTake`."""
-
-    action: str
-
-
-OwnerRequest = (
-    Create
-    | CreateSeveral
-    | Fork
-    | Get
-    | Cancel
-    | Operate
-    | Signal
-    | GetLetters
-    | Investigate
-    | Results
-    | Register
-    | Explain
-    | AskStanding
-    | GetGate
-    | OpenCircuit
-    | CloseCircuit
-    | OfSchedule
-    | OfBulk
-    | ActForBulk
-    | MayAct
-)
-_decoder: msgspec.json.Decoder[OwnerRequest] = msgspec.json.Decoder(OwnerRequest)
-#: A task whose steps do not fit into so many bytes is answered without them (`task.results`, `task.events` have pages).
-TASK_BYTES_MAX = 900 * 1024
-#: Of any answer, with room for what NATS and clients put around it.
-ANSWER_BYTES_MAX = 960 * 1024
-_ERROR_PREFIX = b'{"error":'
-_NOT_A_GATE = encode(ApiError("NOT_FOUND", "the id is not that of a gate").body())
-#: How the requests begin that make something new.
-_CREATES = (b'{"op":"create', b'{"op":"fork"')
-_NOT_A_TASK = encode(ApiError("NOT_FOUND", "the id is not that of a task").body())
 
 
 class OwnerService:
@@ -296,7 +142,7 @@ class OwnerService:
             log.warning("a request of nobody was dropped", shard=shard, size_bytes=len(message.data))
             return
         free = CONCURRENT_REQUESTS_MAX - len(self._tasks)
-        if free <= (NOT_CREATES_MIN if message.data.startswith(_CREATES) else 0):
+        if free <= (NOT_CREATES_MIN if message.data.startswith(CREATES) else 0):
             self._connection.send(message.reply, encode(too_many_requests().body()))
             return
         task = asyncio.ensure_future(self._answer(shard, message))
@@ -324,10 +170,10 @@ class OwnerService:
     def _read(self, shard: int, payload: bytes) -> OwnerRequest:
         """A request of another orchestrator; raises `ApiError` where it is none for this shard."""
         try:
-            request = _decoder.decode(payload)
+            request = owner_request_decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError("BAD_REQUEST", str(error)[:ERROR_CHARS_MAX]) from None
-        for stream_id in _stream_ids(request):
+        for stream_id in stream_ids_of(request):
             if not is_uuid(stream_id) or shard_of(stream_id, self._shard_count) != shard:
                 raise ApiError("BAD_REQUEST", f"{stream_id[:100]!r} is no stream of shard {shard}")
         return request
@@ -366,10 +212,10 @@ class OwnerService:
             case Fork():
                 return await self._fork(shard, request)
             case Get():
-                return await self._query(shard, request.stream_id, _answer_task)
+                return await self._query(shard, request.stream_id, answer_task)
             case Results():
                 return await self._query(
-                    shard, request.stream_id, lambda actor: _answer_results(actor, request)
+                    shard, request.stream_id, lambda actor: answer_results(actor, request)
                 )
             case Cancel():
                 return await self._cancel(shard, request)
@@ -378,7 +224,7 @@ class OwnerService:
             case Signal():
                 return await self._signal(shard, request)
             case GetLetters():
-                return await self._query(shard, request.stream_id, _answer_letters)
+                return await self._query(shard, request.stream_id, answer_letters)
             case Investigate():
                 return await self._investigate(shard, request)
             case Register():
@@ -392,7 +238,7 @@ class OwnerService:
                     shard, request.stream_id, lambda actor: answer_standing(actor, request.token)
                 )
             case GetGate():
-                return await self._query(shard, request.stream_id, _answer_gate)
+                return await self._query(shard, request.stream_id, answer_gate)
             case OpenCircuit() | CloseCircuit():
                 return await self._set_circuit(shard, request)
             case OfSchedule():
@@ -408,8 +254,8 @@ class OwnerService:
 
     async def _create(self, shard: int, request: Create) -> bytes:
         ending = await self._perform(await self._creation(shard, request))
-        replayed = not _done(ending, request.stream_id).changed
-        task = await self._query(shard, request.stream_id, _answer_task)
+        replayed = not done_or_raise(ending, request.stream_id).changed
+        task = await self._query(shard, request.stream_id, answer_task)
         return b'{"task":%b,"replayed":%b}' % (task, b"true" if replayed else b"false")
 
     async def _create_several(self, shard: int, request: CreateSeveral) -> bytes:
@@ -419,7 +265,7 @@ class OwnerService:
         refs = []
         for task, ending in zip(request.tasks, endings, strict=True):
             try:
-                done = _done(ending, task.stream_id)
+                done = done_or_raise(ending, task.stream_id)
                 refs.append(api.CreatedRef(task_id=task.stream_id, replayed=not done.changed))
             except ApiError as error:
                 refs.append(api.CreatedRef(task_id=task.stream_id, error=error.body()["error"]))
@@ -461,15 +307,15 @@ class OwnerService:
                 seed=None if forking is None else forking.plan,
             )
         )
-        replayed = not _done(ending, request.stream_id).changed
-        task = await self._query(shard, request.stream_id, _answer_task)
+        replayed = not done_or_raise(ending, request.stream_id).changed
+        task = await self._query(shard, request.stream_id, answer_task)
         return await self._query(
-            shard, request.stream_id, lambda actor: _answer_fork(actor, forking, task, replayed)
+            shard, request.stream_id, lambda actor: answer_fork(actor, forking, task, replayed)
         )
 
     async def _exists(self, shard: int, stream_id: str) -> bool:
         try:
-            await self._query(shard, stream_id, _answer_nothing)
+            await self._query(shard, stream_id, answer_nothing)
         except ApiError as error:
             if error.code == "NOT_FOUND":
                 return False
@@ -477,7 +323,7 @@ class OwnerService:
         return True
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
-        done = _done(
+        done = done_or_raise(
             await self._perform(
                 Work(
                     stream_id=request.stream_id,
@@ -492,7 +338,7 @@ class OwnerService:
         )
         if done.changed:
             await self._query(shard, request.stream_id, self.tell_workers)
-        return await self._query(shard, request.stream_id, _answer_task)
+        return await self._query(shard, request.stream_id, answer_task)
 
     async def _operate(self, shard: int, request: Operate) -> bytes:
         command = request.command
@@ -507,7 +353,7 @@ class OwnerService:
             )
         )
         try:
-            done = _done(ending, request.stream_id)
+            done = done_or_raise(ending, request.stream_id)
         except ApiError as error:
             if isinstance(command, StepCommand):
                 error.details["step"] = command.step
@@ -515,10 +361,8 @@ class OwnerService:
         if done.changed:
             await self._query(shard, request.stream_id, self.tell_workers)
         if isinstance(command, StepCommand):
-            return await self._query(
-                shard, request.stream_id, lambda actor: _answer_step(actor, command.step)
-            )
-        return await self._query(shard, request.stream_id, _answer_task)
+            return await self._query(shard, request.stream_id, lambda actor: answer_step(actor, command.step))
+        return await self._query(shard, request.stream_id, answer_task)
 
     def tell_workers(self, actor: Actor) -> bytes:
         """Running handlers hear at once, where they listen, that somebody has ended their tries."""
@@ -534,7 +378,7 @@ class OwnerService:
 
     async def _signal(self, shard: int, request: Signal) -> bytes:
         asked = await self._query(
-            shard, request.stream_id, lambda actor: _answer_signal_step(actor, request.signal)
+            shard, request.stream_id, lambda actor: answer_signal_step(actor, request.signal)
         )
         pinned, step_name = msgspec.json.decode(asked, type=tuple[TemplateRef, str])
         version = await self._templates.pinned(pinned)
@@ -546,7 +390,7 @@ class OwnerService:
                 + violations_text(violations),
                 violations=violations,
             )
-        done = _done(
+        done = done_or_raise(
             await self._perform(
                 Work(
                     stream_id=request.stream_id,
@@ -561,9 +405,9 @@ class OwnerService:
             ),
             request.stream_id,
         )
-        task = await self._query(shard, request.stream_id, _answer_task)
+        task = await self._query(shard, request.stream_id, answer_task)
         taken = await self._query(
-            shard, request.stream_id, lambda actor: _answer_taken_by(actor, request.signal_id)
+            shard, request.stream_id, lambda actor: answer_taken_by(actor, request.signal_id)
         )
         return b'{"task":%b,"signal_id":%b,"taken_by":%b,"replayed":%b}' % (
             task,
@@ -573,7 +417,7 @@ class OwnerService:
         )
 
     async def _investigate(self, shard: int, request: Investigate) -> bytes:
-        _done(
+        done_or_raise(
             await self._perform(
                 Work(
                     stream_id=request.stream_id,
@@ -592,12 +436,12 @@ class OwnerService:
             ),
             request.stream_id,
         )
-        return await self._query(shard, request.stream_id, _answer_letters)
+        return await self._query(shard, request.stream_id, answer_letters)
 
     async def _register(self, shard: int, request: Register) -> bytes:
         registered = request.registered
         stream_id = template_stream_id(registered.namespace, registered.name)
-        done = _done(
+        done = done_or_raise(
             await self._perform(
                 Work(
                     stream_id=stream_id,
@@ -634,8 +478,8 @@ class OwnerService:
         )
         if isinstance(ending, Rejection):
             raise ApiError("NOT_FOUND", "there is no such circuit: nothing of it has failed yet")
-        _done(ending, request.stream_id)
-        return await self._query(shard, request.stream_id, _answer_gate)
+        done_or_raise(ending, request.stream_id)
+        return await self._query(shard, request.stream_id, answer_gate)
 
     async def _ask_schedule(self, shard: int, request: OfSchedule) -> bytes:
         stream_id, command = request.stream_id, request.command
@@ -644,11 +488,11 @@ class OwnerService:
             ending = await self._perform(schedule_work(stream_id, shard, command, request.correlation_id))
             if (refusal := refusal_of(ending, request.schedule)) is not None:
                 raise refusal
-            changed = _done(ending, stream_id).changed
+            changed = done_or_raise(ending, stream_id).changed
         ending = await self._perform(schedule_query(stream_id, shard))
         if (refusal := refusal_of(ending, request.schedule)) is not None:
             raise refusal
-        answer = _done(ending, stream_id).answer
+        answer = done_or_raise(ending, stream_id).answer
         if answer == b"null" and command is None:
             raise no_schedule(request.schedule)
         return asked(changed, answer)
@@ -659,11 +503,11 @@ class OwnerService:
             ending = await self._perform(bulk_work(stream_id, shard, request.command))
             if (refusal := refusal_of_bulk(ending)) is not None:
                 raise refusal
-            changed = _done(ending, stream_id).changed
+            changed = done_or_raise(ending, stream_id).changed
         ending = await self._perform(bulk_query(stream_id, shard))
         if (refusal := refusal_of_bulk(ending)) is not None:
             raise refusal
-        return asked_bulk(changed, _done(ending, stream_id).answer)
+        return asked_bulk(changed, done_or_raise(ending, stream_id).answer)
 
     async def _act_for_bulk(self, shard: int, request: ActForBulk) -> bytes:
         command = request.command or CancelTask(request.reason, request.by)
@@ -675,7 +519,7 @@ class OwnerService:
             actor_name=f"api:{request.by}" if request.by else "api",
             finish=_unset,
         )
-        if _done(await self._perform(work), request.stream_id).changed:
+        if done_or_raise(await self._perform(work), request.stream_id).changed:
             await self._query(shard, request.stream_id, self.tell_workers)
         return b"{}"
 
@@ -690,7 +534,7 @@ class OwnerService:
                 finish=_unset,
             )
         )
-        return read_answer(_done(ending, stream_id).answer)
+        return read_answer(done_or_raise(ending, stream_id).answer)
 
     async def _perform(self, work: Work) -> Ending:
         ending = await self._submit(work)
@@ -707,219 +551,5 @@ class OwnerService:
         return future
 
 
-class ShardRouter:
-    """Brings a request to the owner of its shard, wherever that is."""
-
-    def __init__(self, connection: Connection, owner: OwnerLoop, service: OwnerService) -> None:
-        self._connection = connection
-        self._owner = owner
-        self._service = service
-
-    async def call(self, shard: int, request: OwnerRequest) -> bytes:
-        """The owner's answer. Raises `ApiError`; waits a while for a shard that changes hands."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + REQUEST_SECONDS_MAX
-        while True:
-            try:
-                if shard in self._owner.shards:
-                    return await self._service.handle(shard, request)
-                answer = await self._connection.request(
-                    subjects.owner(shard), encode(request), timeout_seconds=max(0.1, deadline - loop.time())
-                )
-            except (ShardMoved, NoResponders):
-                if loop.time() >= deadline:
-                    raise ApiError(
-                        "SERVICE_UNAVAILABLE", f"shard {shard} has no owner at the moment; try again"
-                    ) from None
-                await asyncio.sleep(OWNER_RETRY_SECONDS)
-                continue
-            except PayloadTooLarge as error:
-                if isinstance(request, CreateSeveral) and len(request.tasks) > 1:
-                    return await self._call_in_halves(shard, request)
-                raise ApiError(
-                    "VALIDATION_FAILED", f"the request is too large to be passed on: {error}"
-                ) from None
-            except MessagingError as error:
-                raise ApiError(
-                    "SERVICE_UNAVAILABLE", f"the owner of shard {shard} did not answer: {error}"
-                ) from None
-            if answer.data.startswith(_ERROR_PREFIX):
-                refusal = read_error(answer.data)
-                if refusal.code == "SERVICE_UNAVAILABLE" and loop.time() < deadline:
-                    await asyncio.sleep(OWNER_RETRY_SECONDS)
-                    continue
-                raise refusal
-            return answer.data
-
-    async def _call_in_halves(self, shard: int, request: CreateSeveral) -> bytes:
-        """With what was added on the way the tasks are more than one message carries."""
-        middle = len(request.tasks) // 2
-        answers: list[msgspec.Raw] = []
-        for tasks in (request.tasks[:middle], request.tasks[middle:]):
-            answer = await self.call(shard, msgspec.structs.replace(request, tasks=tasks))
-            answers += msgspec.json.decode(answer, type=list[msgspec.Raw])
-        return encode(answers)
-
-
-def _stream_ids(request: OwnerRequest) -> list[str]:
-    """The streams that a request is about."""
-    if isinstance(request, CreateSeveral):
-        return [task.stream_id for task in request.tasks]
-    if isinstance(request, Register):
-        return [template_stream_id(request.registered.namespace, request.registered.name)]
-    return [request.stream_id]
-
-
-def read_error(payload: bytes) -> ApiError:
-    """The error that an answer carries."""
-    body = msgspec.json.decode(payload)["error"]
-    details = {key: value for key, value in body.items() if key not in ("code", "message")}
-    return ApiError(body["code"], body["message"], **details)
-
-
-def read_answer(answer: bytes) -> bytes:
-    """What an actor answered; raises `ApiError` where that is an error."""
-    if answer.startswith(_ERROR_PREFIX):
-        raise read_error(answer)
-    return answer
-
-
 def _unset(_ending: Any) -> None:
     """Stands in until `_perform` sets the real one."""
-
-
-def too_many_requests() -> ApiError:
-    """More requests are under way than a process takes."""
-    return ApiError(
-        "BACKPRESSURE",
-        "nothing was done, try again in 1 s: too many requests are under way",
-        retry_after_seconds=1.0,
-        reason="requests_under_way",
-    )
-
-
-def _done(ending: Ending, stream_id: str) -> Done:
-    if isinstance(ending, Done):
-        return ending
-    if isinstance(ending, Rejection):
-        if ending.code == "NOT_FOUND":
-            raise ApiError("NOT_FOUND", f"there is no task {stream_id}", task_id=stream_id)
-        if ending.code == "UNKNOWN_STEP":
-            raise ApiError("NOT_FOUND", ending.reason, task_id=stream_id)
-        if ending.allowed_actions is None:
-            raise ApiError("CONFLICT", ending.reason, task_id=stream_id)
-        allowed = list(ending.allowed_actions)
-        raise ApiError(
-            "CONFLICT", ending.reason, task_id=stream_id, state=ending.status, allowed_actions=allowed
-        )
-    if isinstance(ending, Unstorable):
-        raise ApiError(
-            "VALIDATION_FAILED", "the event store does not take this; the orchestrator's log has the reason"
-        )
-    if isinstance(ending, Faulty):
-        raise ApiError("INTERNAL_ERROR", "the request failed; the orchestrator's log has more")
-    raise ending
-
-
-def _answer_task(actor: Actor) -> bytes:
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    answer = encode(task_response(actor.state))
-    if len(answer) > TASK_BYTES_MAX:
-        return encode(task_response(actor.state, with_steps=False))
-    return answer
-
-
-def _answer_letters(actor: Actor) -> bytes:
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    return encode(letter_rows(actor.state, actor.shard))
-
-
-def _answer_nothing(actor: Actor) -> bytes:
-    return b"null" if isinstance(actor, TaskActor) else _NOT_A_TASK
-
-
-def _answer_fork(actor: Actor, forking: Forking | None, task: bytes, replayed: bool) -> bytes:
-    assert isinstance(actor, TaskActor)
-    past = None if replayed or forking is None else forking.past
-    reply = encode(fork_reply(actor.state, past, replayed=replayed))
-    rest = reply.removeprefix(b'{"task":null')
-    if len(task) + len(rest) > ANSWER_BYTES_MAX:
-        task = encode(task_response(actor.state, with_steps=False))
-    return b'{"task":%b%b' % (task, rest)
-
-
-def _answer_step(actor: Actor, step: str) -> bytes:
-    """A step, and its task without the steps."""
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    state = actor.state
-    return encode(
-        api.UpdateStepReply(
-            task=task_response(state, with_steps=False), step=step_summary(state, step_number(state, step))
-        )
-    )
-
-
-def _answer_signal_step(actor: Actor, signal: str) -> bytes:
-    """The task's template, and the step that a signal would be for; an empty name where there is none."""
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    taker = signal_taker(actor.state, signal)
-    return encode((actor.state.the_plan.ref, "" if taker is None else actor.state.name_of(taker)))
-
-
-def _answer_taken_by(actor: Actor, signal_id: str) -> bytes:
-    """The name of the step that took a signal; null where it is kept."""
-    assert isinstance(actor, TaskActor)
-    state = actor.state
-    taken = next((number for number, step in enumerate(state.steps) if step.signal_id == signal_id), None)
-    return b"null" if taken is None else encode(state.name_of(taken))
-
-
-def answer_explain(actor: Actor, step: str | None) -> bytes:
-    """What a task, or one of its steps, waits for (`Explained`); an error where there is no such thing."""
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    if step is not None and number_named(actor.state, step) < 0:
-        return encode(ApiError("NOT_FOUND", f"the task has no step {step[:100]!r}").body())
-    return encode(explained(actor.state, now_ms(), step))
-
-
-def answer_standing(actor: Actor, token: str) -> bytes:
-    """How one stands before a gate (`Standing`)."""
-    if not isinstance(actor, StreamActor) or actor.kind.name not in ("slots", "circuit", "rate"):
-        return _NOT_A_GATE
-    return encode(standing(actor.state, token))
-
-
-def _answer_gate(actor: Actor) -> bytes:
-    if not isinstance(actor, StreamActor) or actor.kind.name not in ("slots", "circuit", "rate"):
-        return _NOT_A_GATE
-    row = actor.kind.row(actor.state, actor.stream_id, actor.shard)
-    return encode(gate_reply(actor.state, gate_item(row)))
-
-
-def _answer_results(actor: Actor, request: Results) -> bytes:
-    if not isinstance(actor, TaskActor):
-        return _NOT_A_TASK
-    state = actor.state
-    if request.step_name is None:
-        numbers = state.shown_steps()
-    elif state.number_of(request.step_name) >= 0:
-        numbers = all_result_numbers(state, state.number_of(request.step_name))
-    else:
-        return encode(ApiError("NOT_FOUND", f"the task has no step {request.step_name!r}").body())
-    results: dict[str, msgspec.Raw] = {}
-    size_bytes = 0
-    for offset in range(request.offset, len(numbers)):
-        text = state.steps[numbers[offset]].result
-        if text is None:
-            continue
-        name = state.name_of(numbers[offset])
-        size_bytes += len(text.encode()) + len(name.encode())
-        if results and size_bytes > INLINE_RESULTS_BYTES_MAX:
-            return encode(api.ResultsReply(results=results, next_offset=offset))
-        results[name] = msgspec.Raw(text)
-    return encode(api.ResultsReply(results=results))
