@@ -8,11 +8,11 @@ import typer
 
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show
-from .running import client, run_async
+from .running import ask, client, run_async
 from .task_input import object_of, who
 
 if TYPE_CHECKING:
-    from stepweave_schemas.api import DeadLetterEntry, DeadLetterPage, DeadLetterStats
+    from stepweave_schemas.api import DeadLetterEntry, DeadLetterPage
 
 app = typer.Typer(
     name="dlq", help="Dead letters: tasks that are stuck, and what became of them.", no_args_is_help=True
@@ -152,11 +152,7 @@ def stats(
 ) -> None:
     """Count the dead letters by template, reason and resolution status."""
 
-    async def work() -> DeadLetterStats:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.dead_letter_stats(namespace=namespace)
-
-    found = run_async(work())
+    found = ask(lambda api: api.dead_letter_stats(namespace=namespace), nats_url, timeout_seconds)
 
     def table() -> None:
         print_table(
@@ -209,17 +205,17 @@ def resolve(
     """
     given = None if metadata is None else object_of(metadata, "--metadata")
 
-    async def work() -> DeadLetterEntry:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.update_dead_letter(
-                entry,
-                resolution_status=status,
-                notes=notes,
-                resolved_by=who() if by is None else by,
-                metadata=given,
-            )
-
-    found = run_async(work())
+    found = ask(
+        lambda api: api.update_dead_letter(
+            entry,
+            resolution_status=status,
+            notes=notes,
+            resolved_by=who() if by is None else by,
+            metadata=given,
+        ),
+        nats_url,
+        timeout_seconds,
+    )
     show(found, output, lambda: _print_entry(found))
 
 

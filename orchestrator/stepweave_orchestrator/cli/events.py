@@ -9,13 +9,12 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, print_fields, print_table, progress, say, show, stdout
-from .running import client, connection, run_async
+from .running import ask, connection, run_async
 from .task import TaskId
 from .task_input import moment_of
 
 if TYPE_CHECKING:
     from stepweave_schemas.catalogue import CatalogueEntry
-    from stepweave_schemas.envelope import Envelope
 
 app = typer.Typer(name="events", help="Follow events, list them, look them up.", no_args_is_help=True)
 
@@ -109,11 +108,7 @@ def list_(
     """List a task's events so far."""
     from .event_text import TIMELINE_COLUMNS, timeline
 
-    async def work() -> list[Envelope]:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.get_events(task_id, from_version=from_version)
-
-    found = run_async(work())
+    found = ask(lambda api: api.get_events(task_id, from_version=from_version), nats_url, timeout_seconds)
     show(
         found,
         output,

@@ -10,7 +10,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, say, show
-from .running import client, run_async
+from .running import ask, client, run_async
 from .task_input import who
 
 if TYPE_CHECKING:
@@ -98,11 +98,7 @@ def show_limit(
 ) -> None:
     """Show who holds a limit's slots and who waits for them, in order."""
 
-    async def work() -> GateReply:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.get_gate(gate_id)
-
-    reply = run_async(work())
+    reply = ask(lambda api: api.get_gate(gate_id), nats_url, timeout_seconds)
     show(reply, output, lambda: _print_gate(reply))
 
 
@@ -202,11 +198,11 @@ def close_circuit(
 ) -> None:
     """Let the steps that wait for a service go on now."""
 
-    async def work() -> GateReply:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.close_circuit(service, namespace=namespace, reason=reason, closed_by=who())
-
-    reply = run_async(work())
+    reply = ask(
+        lambda api: api.close_circuit(service, namespace=namespace, reason=reason, closed_by=who()),
+        nats_url,
+        timeout_seconds,
+    )
     show(reply, output, lambda: _print_gate(reply))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,6 +28,16 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+def ask(work: Callable[[Client], Awaitable[T]], nats_url: str | None, timeout_seconds: float) -> T:
+    """Open a client of the API, do one thing with it, and give back what came of that."""
+
+    async def asked() -> T:
+        async with client(nats_url, timeout_seconds) as api:
+            return await work(api)
+
+    return run_async(asked())
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show
-from .running import client, run_async
+from .running import ask, client, run_async
 from .schedule_input import file_settings, span_seconds
 from .task_input import context_of, moment_of, who
 from .template import parse_reference
@@ -204,15 +204,12 @@ def list_(
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """List schedules by namespace and name; up to a second behind what happens."""
-    from stepweave_schemas.api import SchedulePage
 
-    async def work() -> SchedulePage:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.list_schedules(
-                namespace=namespace, status=status or (), limit=limit, offset=offset
-            )
-
-    found = run_async(work())
+    found = ask(
+        lambda api: api.list_schedules(namespace=namespace, status=status or (), limit=limit, offset=offset),
+        nats_url,
+        timeout_seconds,
+    )
     if output is not OutputFormat.TABLE:
         show(found, output, lambda: None)
         return
@@ -247,11 +244,7 @@ def show_(
     """Show a schedule: its settings, its next ten firings in its zone and in UTC, and its last runs."""
     namespace, own_name = _named(name)
 
-    async def work() -> ScheduleResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.get_schedule(own_name, namespace=namespace)
-
-    found = run_async(work())
+    found = ask(lambda api: api.get_schedule(own_name, namespace=namespace), nats_url, timeout_seconds)
     show(found, output, lambda: print_schedule(found))
 
 
@@ -279,11 +272,7 @@ def preview(
     }
     timing = {key: value for key, value in given.items() if value is not None}
 
-    async def work() -> tuple[FiringTime, ...]:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.preview_schedule(timing, count=count)
-
-    found = run_async(work())
+    found = ask(lambda api: api.preview_schedule(timing, count=count), nats_url, timeout_seconds)
     show(found, output, lambda: _print_firings(found))
 
 
@@ -298,11 +287,11 @@ def pause(
     """Let a schedule fire no more until it is resumed. Its tasks go on."""
     namespace, own_name = _named(name)
 
-    async def work() -> ScheduleResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.pause_schedule(own_name, namespace=namespace, note=note, paused_by=who())
-
-    found = run_async(work())
+    found = ask(
+        lambda api: api.pause_schedule(own_name, namespace=namespace, note=note, paused_by=who()),
+        nats_url,
+        timeout_seconds,
+    )
     show(found, output, lambda: print_schedule(found, with_runs=False))
 
 
@@ -317,11 +306,11 @@ def resume(
     """Let a paused schedule fire again, from now on; `backfill` makes up for the pause."""
     namespace, own_name = _named(name)
 
-    async def work() -> ScheduleResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.resume_schedule(own_name, namespace=namespace, note=note, resumed_by=who())
-
-    found = run_async(work())
+    found = ask(
+        lambda api: api.resume_schedule(own_name, namespace=namespace, note=note, resumed_by=who()),
+        nats_url,
+        timeout_seconds,
+    )
     show(found, output, lambda: print_schedule(found, with_runs=False))
 
 
@@ -391,21 +380,19 @@ def backfill(
     since = moment_of(from_at, "--from", past=True)
     until = None if until_at is None else moment_of(until_at, "--until", past=True)
 
-    from stepweave_schemas.api import BackfillReply
-
-    async def work() -> BackfillReply:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.backfill_schedule(
-                own_name,
-                since,
-                until,
-                namespace=namespace,
-                concurrency=concurrency,
-                dry_run=dry_run,
-                requested_by=who(),
-            )
-
-    reply = run_async(work())
+    reply = ask(
+        lambda api: api.backfill_schedule(
+            own_name,
+            since,
+            until,
+            namespace=namespace,
+            concurrency=concurrency,
+            dry_run=dry_run,
+            requested_by=who(),
+        ),
+        nats_url,
+        timeout_seconds,
+    )
     if output is not OutputFormat.TABLE:
         show(reply, output, lambda: None)
         return
@@ -430,13 +417,11 @@ def delete(
     """Delete a schedule. The tasks that it started go on."""
     namespace, own_name = _named(name)
 
-    from stepweave_schemas.api import DeletedReply
-
-    async def work() -> DeletedReply:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.delete_schedule(own_name, namespace=namespace, reason=reason, deleted_by=who())
-
-    reply = run_async(work())
+    reply = ask(
+        lambda api: api.delete_schedule(own_name, namespace=namespace, reason=reason, deleted_by=who()),
+        nats_url,
+        timeout_seconds,
+    )
     if output is not OutputFormat.TABLE:
         show(reply, output, lambda: None)
         return

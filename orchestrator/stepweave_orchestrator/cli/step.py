@@ -10,7 +10,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, By, NatsUrl, Output, Reason, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, progress, show, status_text
-from .running import client, run_async
+from .running import ask
 from .task import TaskId
 from .task_input import payload_of, who
 
@@ -143,11 +143,7 @@ def _act(
 ) -> None:
     """Carry an action out as `by`, or as this user, and show the step as it is then."""
 
-    async def work() -> StepSummary:
-        async with client(nats_url, timeout_seconds) as api:
-            return await action(api, who() if by is None else by)
-
-    found = run_async(work())
+    found = ask(lambda api: action(api, who() if by is None else by), nats_url, timeout_seconds)
     show(found, output, lambda: _print_step(found))
     if output is OutputFormat.TABLE:
         progress(f"see the whole task: stepweave task get {found.task_uuid}")

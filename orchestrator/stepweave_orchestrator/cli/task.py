@@ -10,7 +10,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, By, NatsUrl, Output, Reason, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, status_text, stdout
-from .running import client, run_async
+from .running import ask, client, run_async
 from .task_fork import fork
 from .task_input import context_of, moment_of, payload_of, who
 from .template import parse_reference
@@ -18,7 +18,7 @@ from .template import parse_reference
 if TYPE_CHECKING:
     from stepweave.client import Client
     from stepweave.responses import SignalResponse, TaskResponse
-    from stepweave_schemas.api import StepSummary, TaskPage
+    from stepweave_schemas.api import StepSummary
 
 app = typer.Typer(
     name="task",
@@ -214,20 +214,20 @@ def list_(
 ) -> None:
     """List tasks, the newest first; up to a second behind what happens."""
 
-    async def work() -> TaskPage:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.list_tasks(
-                namespace=namespace,
-                name=name,
-                status=status or (),
-                tag=tag,
-                initiator=initiator,
-                correlation_id=correlation_id,
-                page=page,
-                per_page=per_page,
-            )
-
-    found = run_async(work())
+    found = ask(
+        lambda api: api.list_tasks(
+            namespace=namespace,
+            name=name,
+            status=status or (),
+            tag=tag,
+            initiator=initiator,
+            correlation_id=correlation_id,
+            page=page,
+            per_page=per_page,
+        ),
+        nats_url,
+        timeout_seconds,
+    )
     if output is not OutputFormat.TABLE:
         show(found, output, lambda: None)
         return
@@ -316,13 +316,13 @@ def signal_(
     """
     given = payload_of(payload, settings or ())
 
-    async def work() -> SignalResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.signal(
-                task_id, name, given, signal_id=signal_id, sent_by=who() if sent_by is None else sent_by
-            )
-
-    reply = run_async(work())
+    reply = ask(
+        lambda api: api.signal(
+            task_id, name, given, signal_id=signal_id, sent_by=who() if sent_by is None else sent_by
+        ),
+        nats_url,
+        timeout_seconds,
+    )
     if reply.replayed:
         progress("this signal has come before: nothing was done")
     show(reply, output, lambda: _print_signal(name, reply))
@@ -339,11 +339,11 @@ def cancel(
 ) -> None:
     """End a task now: running handlers are told, and what they still return is refused."""
 
-    async def work() -> TaskResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.cancel_task(task_id, reason=reason, cancelled_by=who() if by is None else by)
-
-    task = run_async(work())
+    task = ask(
+        lambda api: api.cancel_task(task_id, reason=reason, cancelled_by=who() if by is None else by),
+        nats_url,
+        timeout_seconds,
+    )
     show(task, output, lambda: print_task(task))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from .options import TIMEOUT_SECONDS, By, NatsUrl, Output, Reason, TimeoutSeconds
 from .output import OutputFormat, progress, show
-from .running import client, run_async
+from .running import ask
 from .task import TaskId, print_task
 from .task_input import who
 
@@ -131,10 +131,6 @@ def _act(
 ) -> TaskResponse:
     """Carry an action out as `by`, or as this user, and show the task as it is then."""
 
-    async def work() -> TaskResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await action(api, who() if by is None else by)
-
-    task = run_async(work())
+    task = ask(lambda api: action(api, who() if by is None else by), nats_url, timeout_seconds)
     show(task, output, lambda: print_task(task))
     return task

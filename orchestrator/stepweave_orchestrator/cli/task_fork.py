@@ -8,7 +8,7 @@ import typer
 
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, print_fields, print_table, progress, say, show
-from .running import client, run_async
+from .running import ask
 from .task_input import context_of, who
 
 if TYPE_CHECKING:
@@ -78,20 +78,20 @@ def fork(
     """
     given = None if context is None else context_of(context, ())
 
-    async def work() -> ForkResponse:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.fork_task(
-                task_id,
-                from_steps or (),
-                version=version,
-                context=given,
-                dry_run=dry_run,
-                reason=reason,
-                forked_by=who() if forked_by is None else forked_by,
-                fork_id=fork_id,
-            )
-
-    reply = run_async(work())
+    reply = ask(
+        lambda api: api.fork_task(
+            task_id,
+            from_steps or (),
+            version=version,
+            context=given,
+            dry_run=dry_run,
+            reason=reason,
+            forked_by=who() if forked_by is None else forked_by,
+            fork_id=fork_id,
+        ),
+        nats_url,
+        timeout_seconds,
+    )
     show(reply, output, lambda: print_fork(reply))
     if reply.replayed:
         progress("this fork exists already: the same request made it before")

@@ -11,7 +11,7 @@ import typer
 from .errors import CommandError, ExitCode
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show, stdout
-from .running import client, run_async
+from .running import ask, client, run_async
 
 if TYPE_CHECKING:
     from stepweave.responses import TemplateResponse
@@ -121,11 +121,7 @@ def list_(
 ) -> None:
     """List the registered template versions."""
 
-    async def work() -> object:
-        async with client(nats_url, timeout_seconds) as api:
-            return await api.list_templates(namespace=namespace)
-
-    found = run_async(work())
+    found = ask(lambda api: api.list_templates(namespace=namespace), nats_url, timeout_seconds)
     show(
         found,
         output,
@@ -139,7 +135,7 @@ def list_(
                     one.registered_by,
                     one.description,
                 )
-                for one in found  # type: ignore[attr-defined]
+                for one in found
             ),
             empty="no template is registered; `stepweave template register FILE` registers one",
         ),
