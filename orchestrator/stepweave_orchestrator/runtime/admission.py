@@ -197,6 +197,9 @@ class Admission:
         self._read = read
         self._now = now
         self._states: dict[str, State] = {}
+        #: Of the states: the first gauge that is closed, and whether any is strained.
+        self._closed: str | None = None
+        self._strained = False
         self._readings: dict[str, float] = {}
         self._read_at = -math.inf
         #: Creates without an answer.
@@ -257,9 +260,8 @@ class Admission:
         return self._error(reason, namespace)
 
     def _reason(self, namespace: str, count: int) -> str | None:
-        for name, state in self._states.items():
-            if state == "closed":
-                return name
+        if self._closed is not None:
+            return self._closed
         under_way = self._bounds.gauges.get("creates_under_way")
         # Counted exactly; but a request that alone is larger than the bound is not refused for ever.
         if under_way is not None and self._under_way_count:
@@ -269,9 +271,7 @@ class Admission:
         known = self._namespaces.get(namespace)
         if known is not None and self._namespace_state(known) == "closed":
             return "namespace_backlog"
-        if any(state == "strained" for state in self._states.values()) and over_share(
-            self._shares, namespace
-        ):
+        if self._strained and over_share(self._shares, namespace):
             return "namespace_share"
         return None
 
@@ -300,6 +300,8 @@ class Admission:
         oldest = next(iter(self._deciding.values()), now)
         readings["create_age_ms"] = (now - oldest) * 1000
         self._states = states_of(readings, self._bounds.gauges, self._states)
+        self._closed = next((name for name, state in self._states.items() if state == "closed"), None)
+        self._strained = "strained" in self._states.values()
         self._readings = readings
         self._ended.measure(now, self.ended_count)
         fade = math.exp(-(now - self._read_at) / SHARE_SECONDS)

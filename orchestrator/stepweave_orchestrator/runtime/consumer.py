@@ -17,7 +17,7 @@ from .loading import Unloadable
 from .metrics import Metrics
 from .outcomes import not_storable, read_outcomes
 from .owner import OwnerLoop
-from .work import Faulty, ShardMoved, Unstorable, Work
+from .work import Done, Faulty, ShardMoved, Unstorable, Work
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +101,9 @@ class CommandConsumer:
         self, outcome: result.AnyOutcome, namespace: str, delivery: _Delivery, *, replaced: bool = False
     ) -> None:
         def finish(ending: Any) -> None:
+            if type(ending) is Done:
+                delivery.settle()
+                return
             if isinstance(ending, ShardMoved):
                 # Its next owner takes the message.
                 delivery.settle(again_seconds=MOVED_SECONDS)

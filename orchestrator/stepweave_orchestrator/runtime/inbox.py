@@ -21,10 +21,11 @@ class Inbox:
         self._again: deque[Work] = deque()
         #: In the order of their turns; none is empty.
         self._lanes: OrderedDict[str, deque[Work]] = OrderedDict()
-        self._count = 0
+        #: How many wait.
+        self.count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[Work]:
         yield from self._again
@@ -33,41 +34,37 @@ class Inbox:
 
     def append(self, work: Work) -> None:
         """Take a command in."""
-        namespace = _namespace_of(work)
+        namespace = work.namespace
+        if namespace is None:
+            namespace = work.seed.ref.namespace if isinstance(work.seed, Plan) else ""
         lane = self._lanes.get(namespace)
         if lane is None:
             lane = self._lanes[namespace] = deque()
         lane.append(work)
-        self._count += 1
+        self.count += 1
 
     def put_back(self, works: Iterable[Work]) -> None:
         """These are the next ones, in this order."""
         returned = list(works)
         self._again.extendleft(reversed(returned))
-        self._count += len(returned)
+        self.count += len(returned)
 
-    def peek(self) -> Work:
-        """The next command; raises `IndexError` where there is none."""
+    def take(self) -> Work | None:
+        """Take the next command out; `None` where there is none."""
+        if not self.count:
+            return None
+        self.count -= 1
         if self._again:
-            return self._again[0]
-        for lane in self._lanes.values():
-            return lane[0]
-        raise IndexError("no command waits")
-
-    def popleft(self) -> Work:
-        """Take the next command out; raises `IndexError` where there is none."""
-        if self._again:
-            self._count -= 1
             return self._again.popleft()
-        for namespace, lane in self._lanes.items():
-            self._count -= 1
-            work = lane.popleft()
-            if not lane:
-                del self._lanes[namespace]
-            elif len(self._lanes) > 1:
-                self._lanes.move_to_end(namespace)
-            return work
-        raise IndexError("no command waits")
+        lanes = self._lanes
+        namespace = next(iter(lanes))
+        lane = lanes[namespace]
+        work = lane.popleft()
+        if not lane:
+            del lanes[namespace]
+        elif len(lanes) > 1:
+            lanes.move_to_end(namespace)
+        return work
 
     def remove_shard(self, shard: int) -> list[Work]:
         """Take out all commands for a shard."""
@@ -80,11 +77,5 @@ class Inbox:
                     self._lanes[namespace] = kept
                 else:
                     del self._lanes[namespace]
-            self._count -= len(gone)
+            self.count -= len(gone)
         return gone
-
-
-def _namespace_of(work: Work) -> str:
-    if work.namespace is not None:
-        return work.namespace
-    return work.seed.ref.namespace if isinstance(work.seed, Plan) else ""

@@ -135,8 +135,7 @@ class Leases:
 
     def any_certain(self) -> bool:
         """Whether anything may be published at all: False where every lease is in doubt, as after a long pause."""
-        now = time.monotonic()
-        return not self._certain_until or any(now < until for until in self._certain_until.values())
+        return not self._certain_until or time.monotonic() < max(self._certain_until.values())
 
     def certain_until(self, shard: int) -> float:
         """Until when (monotonic seconds) the lease is certain."""

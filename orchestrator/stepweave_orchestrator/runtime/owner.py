@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
 import structlog
 
@@ -29,7 +30,7 @@ from stepweave_eventstore.store import (
     WrongExpectedVersion,
 )
 from stepweave_orchestrator.core import Moment, Rejection, TaskState, Wake, decide, evolve
-from stepweave_orchestrator.core.commands import StreamCommand
+from stepweave_orchestrator.core.commands import Command, StreamCommand
 from stepweave_orchestrator.core.snapshot import SNAPSHOT_FORMAT, encode_snapshot
 from stepweave_orchestrator.core.state import initial
 from stepweave_orchestrator.core.template_stream import (
@@ -75,6 +76,9 @@ log = structlog.get_logger(__name__)
 #: Waits between attempts to reach the store again.
 STORE_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
+_NO_SUCH_TASK = Rejection("NOT_FOUND", "there is no such task")
+#: What a task may be asked; other commands are for other kinds of streams.
+_TASK_COMMANDS = frozenset(get_args(Command))
 #: A stream of the system's own gets a snapshot after so many events.
 STREAM_SNAPSHOT_EVENTS = 5_000
 #: Ids loaded in one go.
@@ -272,20 +276,20 @@ class OwnerLoop:
         inbox = self._inbox
         batch = self._open
         settings = self._settings
-        if not inbox or self._publisher.backlog_events >= settings.publish_backlog_events_max:
+        if not inbox.count or self._publisher.backlog_events >= settings.publish_backlog_events_max:
             return
         batch.now_ms = now_ms()
-        while (
-            inbox
-            and batch.events_count < settings.batch_events_max
-            and batch.bytes_count < settings.batch_bytes_max
-        ):
-            if inbox.peek().alone:
-                if batch:
-                    return
-                self._decide(inbox.popleft(), batch)
+        while batch.events_count < settings.batch_events_max and batch.bytes_count < settings.batch_bytes_max:
+            work = inbox.take()
+            if work is None:
                 return
-            self._decide(inbox.popleft(), batch)
+            if work.alone:
+                if batch:
+                    inbox.put_back((work,))
+                else:
+                    self._decide(work, batch)
+                return
+            self._decide(work, batch)
 
     def _decide(self, work: Work, batch: Batch) -> None:
         shard = self.shards.get(work.shard)
@@ -336,18 +340,18 @@ class OwnerLoop:
                 if actor.state.version == 0:
                     self.actors.drop((work.stream_id,))
             return
-        if isinstance(actor, TaskActor | StreamActor):
-            try:
-                if isinstance(actor, TaskActor):
-                    applied = self._apply(actor, happened, batch.now_ms)
-                else:
-                    applied = self._apply_to_stream(actor, happened, batch.now_ms)
-            except Exception as error:
-                # A fault of ours: nothing of it is in the batch. The actor is half-way, so it is read again.
-                log.exception("events cannot be applied", stream_id=work.stream_id)
-                self.actors.drop((work.stream_id,))
-                work.finish(Faulty(str(error)))
-                return
+        applied: list[tuple[Event, int, Order | None]] = []
+        try:
+            if isinstance(actor, TaskActor):
+                applied = self._apply(actor, happened, batch.now_ms)
+            elif isinstance(actor, StreamActor):
+                applied = self._apply_to_stream(actor, happened, batch.now_ms)
+        except Exception as error:
+            # A fault of ours: nothing of it is in the batch. The actor is half-way, so it is read again.
+            log.exception("events cannot be applied", stream_id=work.stream_id)
+            self.actors.drop((work.stream_id,))
+            work.finish(Faulty(str(error)))
+            return
         part = batch.part(shard)
         if work.stream_id not in part.touched:
             part.touched[work.stream_id] = actor
@@ -362,23 +366,24 @@ class OwnerLoop:
 
     def _ask(self, actor: Actor, work: Work, at_ms: int) -> list[Event] | Rejection:
         command = work.command
+        if isinstance(actor, TaskActor):
+            if type(command) not in _TASK_COMMANDS:
+                return _NO_SUCH_TASK
+            namespace = actor.state.the_plan.ref.namespace
+            if work.namespace is not None and work.namespace != namespace:
+                return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
+            rate = self._rates.get(namespace) if self._rates else None
+            moment = Moment(at_ms, entropy(), self._limits, rate, self.open_circuits)
+            return decide(actor.state, command, moment)  # type: ignore[arg-type]
         if isinstance(command, RegisterTemplate):
             if not isinstance(actor, TemplateActor):
                 return Rejection("CONFLICT", "the stream is not a template's")
             return decide_template(actor.state, command)  # type: ignore[return-value]
         if isinstance(command, Record):
             return [command.event]
-        if isinstance(actor, StreamActor):
-            if not isinstance(command, StreamCommand | Wake):
-                return Rejection("NOT_FOUND", "there is no such task")
+        if isinstance(actor, StreamActor) and isinstance(command, StreamCommand | Wake):
             return actor.kind.decide(actor.state, command, Moment(at_ms, entropy(), self._limits))
-        if not isinstance(actor, TaskActor) or isinstance(command, StreamCommand):
-            return Rejection("NOT_FOUND", "there is no such task")
-        if work.namespace is not None and work.namespace != actor.state.the_plan.ref.namespace:
-            return Rejection("WRONG_TOKEN", f"the task is not of namespace {work.namespace}")
-        rate = self._rates.get(actor.state.the_plan.ref.namespace) if self._rates else None
-        moment = Moment(at_ms, entropy(), self._limits, rate, self.open_circuits)
-        return decide(actor.state, command, moment)  # type: ignore[arg-type]
+        return _NO_SUCH_TASK
 
     def _apply(
         self, actor: TaskActor, happened: list[Event], at_ms: int
@@ -587,7 +592,7 @@ class OwnerLoop:
         works = batch.works()
         self._roll_back(batch)
         if len(works) == 1:
-            self._inbox.popleft()
+            self._inbox.take()
             log.error("the store refuses a command", stream_id=works[0].stream_id, error=str(error))
             refused = isinstance(error, UnstorableEvent)
             works[0].finish(Unstorable(str(error)) if refused else Faulty(str(error)))

@@ -244,8 +244,8 @@ class Publisher:
                 dispatching = [*lane.dispatching]
                 messages = self._pack(shard, events)
                 await self._deliver(shard, messages)
-                if dispatching:
-                    await asyncio.wait(dispatching)
+                if pending := [out for out in dispatching if not out.done()]:
+                    await asyncio.wait(pending)
                 lane.published = events[-1].position
                 lane.backlog -= len(events)
                 self.backlog_events -= len(events)
@@ -308,13 +308,13 @@ def _log_message(subject: str, shard: int, first: int, pack: list[bytes]) -> Mes
 def _cloud_event(event: Outgoing) -> dict[str, str]:
     """CloudEvents 1.0 attributes (binary mode); the envelope is the data, with everything else in it."""
     # sw.evt.<namespace>.<template>.<task_id>, and the type, or domain.<name>.
-    *first, event_type = (event.signal_subject or "").split(".", 5)
-    prefix = ".".join(first)
+    subject = event.signal_subject or ""
+    event_type = subject.split(".", 5)[-1]
     headers = {
         "ce-specversion": "1.0",
         "ce-id": f"{event.position}",
         "ce-type": event_type,
-        "ce-source": f"stepweave/{prefix}",
+        "ce-source": f"stepweave/{subject[: -len(event_type) - 1]}",
     }
     if event.traceparent is not None:
         headers["traceparent"] = event.traceparent

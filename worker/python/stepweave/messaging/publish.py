@@ -204,7 +204,7 @@ class JetStreamPublisher:
         future: asyncio.Future[PubAck] = self._loop.create_future()
         block = _block(headers, msg_id)
         self._connection.check_size(subject, len(block) + len(payload))
-        self._enqueue(subject, payload, block, future, 0, self._loop.time())
+        self._enqueue(subject, payload, block, future, 0, self._loop.time(), self._may_send())
         return future
 
     def publish_all(self, messages: Iterable[Outgoing]) -> asyncio.Future[list[PubAck]]:
@@ -224,8 +224,9 @@ class JetStreamPublisher:
             return future
         batch = _Batch(len(burst), future)
         now = self._loop.time()
+        send = self._may_send()
         for index, message in enumerate(burst):
-            self._enqueue(message.subject, message.payload, blocks[index], batch, index, now)
+            self._enqueue(message.subject, message.payload, blocks[index], batch, index, now, send)
         return future
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -253,6 +254,7 @@ class JetStreamPublisher:
         batch: _Batch | asyncio.Future[Any],
         index: int,
         now: float,
+        send: bool,
     ) -> None:
         self._count += 1
         token = f"{self._count:x}"
@@ -261,7 +263,7 @@ class JetStreamPublisher:
             self._idle.clear()
         self._waiting[token] = _Waiting(subject, frame, now, now + self._give_up_seconds, batch, index)
         self._waiting_bytes += len(frame)
-        if self._may_send():
+        if send:
             self._connection.send_frame(frame)
         if self._timer is None:
             self._timer = self._loop.call_later(self._ack_timeout_seconds, self._check, context=self._context)
