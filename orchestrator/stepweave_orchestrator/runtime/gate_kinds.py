@@ -21,13 +21,13 @@ from stepweave_orchestrator.core.gates.slots import (
     evolve_slots,
     slots_wake_ms,
 )
-from stepweave_schemas import api, events, subjects
+from stepweave_schemas import api, events
 from stepweave_schemas.codec import encode
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.gate import Admit, GateKind, circuit_id, rate_id, slots_id
 from stepweave_schemas.subjects import NAME_BYTES_MAX
 
-from .orders import Order
+from .orders import Order, gate_order
 from .stream_kind import ShardOf, StreamKind
 
 #: The name under which the events of a namespace's rate stand on the signal feed.
@@ -53,7 +53,7 @@ def _admit(
     said = Admit(
         task_id=task_id, gate=gate, gate_id=gate_id, step_name=step_name, token=token, is_probe=is_probe
     )
-    return Order(subjects.command(shard_of(task_id), task_id), f"a{token}.{number}", encode(said))
+    return gate_order(said, f"a{token}.{number}", shard_of)
 
 
 def _short(name: str) -> str:

@@ -38,6 +38,7 @@ from .handler_watch import HandlerWatch
 from .leases import Leases
 from .load_readings import LoadReadings
 from .loading import ActorLoader
+from .local_orders import LocalOrders
 from .metrics import Metrics
 from .owner import OwnerLoop
 from .owner_service import OwnerService
@@ -140,6 +141,7 @@ class Orchestrator:
             self.load.admission.own_work_waits,
             self.bulks.run,
         )
+        self.publisher.local = LocalOrders(self.children.gates, lambda shard: shard in self.owner.shards)
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
         self.take_over.on_stream_taken = self._on_stream_taken

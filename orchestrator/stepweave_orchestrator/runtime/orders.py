@@ -19,7 +19,7 @@ from stepweave_schemas import events, subjects
 from stepweave_schemas.child import TaskOrder
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import DISPATCH_BYTES_MAX
-from stepweave_schemas.gate import GateOrder
+from stepweave_schemas.gate import AnyGateOrder
 from stepweave_schemas.result import Outcome
 from stepweave_schemas.schedule_orders import ScheduleNotice
 
@@ -67,6 +67,9 @@ class Order(NamedTuple):
     #: Of a dispatch: the namespace and queue whose stream must exist. Others go to the CMD stream.
     namespace: str = ""
     queue: str = ""
+    #: Of what tasks and gates tell each other: what is said, and the shard of who is told.
+    gate: AnyGateOrder | None = None
+    shard: int = -1
 
 
 def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], int]) -> Order | None:
@@ -78,12 +81,12 @@ def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], in
         return None if start is None else task_order(start, f"c{event.lease_token}", shard_of)
     if isinstance(event, _HELD):
         join = join_order(actor.state, event)
-        return None if join is None else task_order(join, f"j{event.token}", shard_of)
+        return None if join is None else gate_order(join, f"j{event.token}", shard_of)
     if isinstance(event, _LEFT):
-        return task_order(leave_order(event), f"l{event.token}", shard_of)
+        return gate_order(leave_order(event), f"l{event.token}", shard_of)
     if isinstance(event, events.StepRetryScheduled | events.StepFailed):
         report = report_order(actor.state, event)
-        return None if report is None else task_order(report, f"f{event.step_uuid}{event.attempt}", shard_of)
+        return None if report is None else gate_order(report, f"f{event.step_uuid}{event.attempt}", shard_of)
     if isinstance(event, events.ChildCancelRequested):
         return task_order(cancel_order(actor.state, event), f"x{event.child_task_id}", shard_of)
     if actor.state.schedule is not None:
@@ -123,9 +126,16 @@ def outcome_order(said: Outcome, result_subject: str) -> Order:
     return Order(result_subject, f"p{said.lease_token}{said.KIND}", encode(said))
 
 
-def task_order(order: TaskOrder | GateOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
-    """A durable command to another task, or to a gate."""
+def task_order(order: TaskOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
+    """A durable command to another task, or to a stream that stands for something besides tasks."""
     return Order(subjects.command(shard_of(order.task_id), order.task_id), message_id, encode(order))
+
+
+def gate_order(order: AnyGateOrder, message_id: str, shard_of: Callable[[str], int]) -> Order:
+    """A durable command of a task to a gate, or of a gate to a task."""
+    shard = shard_of(order.task_id)
+    subject = subjects.command(shard, order.task_id)
+    return Order(subject, message_id, encode(order), gate=order, shard=shard)
 
 
 def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]:
@@ -135,7 +145,7 @@ def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]
         return []
     holds = [(state.name_of(number), step.hold) for number, step in enumerate(state.steps)]
     return [
-        task_order(join_of(state, name, hold), f"j{hold.token}", shard_of)
+        gate_order(join_of(state, name, hold), f"j{hold.token}", shard_of)
         for name, hold in [("", state.hold), *holds]
         if hold is not None
     ]

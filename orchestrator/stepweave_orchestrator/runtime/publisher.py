@@ -25,6 +25,7 @@ from stepweave_schemas import subjects
 
 from .batch import Outgoing
 from .crash_points import crash_point
+from .local_orders import LocalOrders
 from .metrics import Metrics
 from .orders import Order
 from .settings import Settings
@@ -78,6 +79,8 @@ class Publisher:
         self._on_room = on_room
         self._on_fault = on_fault
         self._lanes: dict[int, _Lane] = {}
+        #: What carries out orders here instead of sending them; set by the orchestrator.
+        self.local: LocalOrders | None = None
         self._moved = asyncio.Event()
         self.backlog_events = 0
 
@@ -144,7 +147,9 @@ class Publisher:
         """Wait until everything taken for a shard is out; `False` where that takes too long."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                while (lane := self._lanes.get(shard)) is not None and (lane.backlog or lane.dispatching):
+                while (lane := self._lanes.get(shard)) is not None and (
+                    lane.backlog or lane.dispatching or lane.task is not None
+                ):
                     waits: list[asyncio.Future[None]] = [*lane.dispatching]
                     if lane.task is not None:
                         waits.append(lane.task)
@@ -162,9 +167,11 @@ class Publisher:
 
     def _dispatch(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> None:
         self._metrics.dispatched(len(orders))
-        out: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lane.dispatching.add(out)
-        out.add_done_callback(lane.dispatching.discard)
+        if any(order.gate is not None for order in orders):
+            orders = self._carry_out_here(shard, lane, orders)
+            if not orders:
+                return
+        out = self._expected(lane)
         known = all(
             not order.queue or self._streams.has_queue(order.namespace, order.queue) for order in orders
         )
@@ -191,6 +198,35 @@ class Publisher:
                 out.set_result(None)
 
         future.add_done_callback(done)
+
+    def _expected(self, lane: _Lane) -> asyncio.Future[None]:
+        """What becomes done when some orders are out; published events wait for it."""
+        out: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.dispatching.add(out)
+        out.add_done_callback(lane.dispatching.discard)
+        return out
+
+    def _carry_out_here(self, shard: int, lane: _Lane, orders: Sequence[Order]) -> list[Order]:
+        """Begin to carry out what can be here; returns the others."""
+        here: list[Order] = []
+        others: list[Order] = []
+        local = self.local
+        for order in orders:
+            (here if local is not None and local.takes(order) else others).append(order)
+        if local is not None and here:
+            task = asyncio.ensure_future(self._carry_out(shard, lane, local, here, self._expected(lane)))
+            lane.sending.add(task)
+            task.add_done_callback(lane.sending.discard)
+        return others
+
+    async def _carry_out(
+        self, shard: int, lane: _Lane, local: LocalOrders, orders: Sequence[Order], out: asyncio.Future[None]
+    ) -> None:
+        left = await local.carry_out(orders)
+        if left:
+            self._retry(shard, lane, left, out)
+        elif not out.done():
+            out.set_result(None)
 
     def _retry(self, shard: int, lane: _Lane, orders: Sequence[Order], out: asyncio.Future[None]) -> None:
         if self._lanes.get(shard) is not lane:
@@ -244,14 +280,16 @@ class Publisher:
                 dispatching = [*lane.dispatching]
                 messages = self._pack(shard, events)
                 await self._deliver(shard, messages)
-                if pending := [out for out in dispatching if not out.done()]:
-                    await asyncio.wait(pending)
-                lane.published = events[-1].position
+                # They need no room any more. Not only after the orders: those that are carried out here wait for the
+                # owner, and the owner waits for room.
                 lane.backlog -= len(events)
                 self.backlog_events -= len(events)
                 self._metrics.published(len(events), len(messages))
                 self._moved.set()
                 self._on_room()
+                if pending := [out for out in dispatching if not out.done()]:
+                    await asyncio.wait(pending)
+                lane.published = events[-1].position
         except Exception:
             # Not a fault of NATS, those are tried again: start over from what is known to be published.
             log.exception("publishing failed", shard=shard)
