@@ -49,6 +49,33 @@ class NotCarriedOut(Exception):
     """A fault of ours kept an order from its actor; it is to come again, since somebody waits for what it says."""
 
 
+def told(order: AnyGateOrder) -> tuple[Command | StreamCommand, str, StreamKind | None]:
+    """The command that an order comes to, what it is caused by, and what the actor is made of where it is new."""
+    command: Command | StreamCommand
+    seed: StreamKind | None = None
+    if isinstance(order, Admit):
+        command, by = AdmitStep(order.step_name, order.token, order.is_probe), order.gate_id
+    elif isinstance(order, LeaveGate):
+        by = order.token
+        if order.gate == "concurrency":
+            command = slots.Leave(order.token)
+        elif order.gate == "circuit":
+            command = circuit.Leave(order.token, order.outcome)
+        else:
+            command = rate.Leave(order.token)
+    else:
+        by = order.asker
+        if isinstance(order, JoinSlots):
+            command, seed = slots.Join(order), SLOTS
+        elif isinstance(order, JoinRate):
+            command, seed = rate.Join(order), RATE
+        elif isinstance(order, JoinCircuit):
+            command, seed = circuit.Join(order), CIRCUIT
+        else:
+            command, seed = circuit.Report(order), CIRCUIT
+    return command, f"{type(command).__name__.lower()}:{by}", seed
+
+
 class GateOrders:
     """Carries out the orders between tasks and gates, for all shards of the process."""
 
@@ -65,14 +92,15 @@ class GateOrders:
         if isinstance(order, Admit):
             await self._admit(shard, order)
         elif isinstance(order, LeaveGate):
-            await self._leave(shard, order)
+            # A gate that does not know of it has nothing to free.
+            await self._tell(shard, order)
         elif isinstance(order, ReportFailure):
             await self._report(shard, order)
         else:
             await self._join(shard, order)
 
     async def _report(self, shard: int, order: ReportFailure) -> None:
-        ending = await self._tell(shard, order.task_id, circuit.Report(order), order.asker, seed=CIRCUIT)
+        ending = await self._tell(shard, order)
         if isinstance(ending, Done) and not ending.changed:
             await self._correct(shard, order.task_id, while_closed=False)
 
@@ -89,15 +117,7 @@ class GateOrders:
             self.on_circuit_mistaken(actor)
 
     async def _join(self, shard: int, order: JoinSlots | JoinCircuit | JoinRate) -> None:
-        kind: StreamKind
-        command: StreamCommand
-        if isinstance(order, JoinSlots):
-            kind, command = SLOTS, slots.Join(order)
-        elif isinstance(order, JoinCircuit):
-            kind, command = CIRCUIT, circuit.Join(order)
-        else:
-            kind, command = RATE, rate.Join(order)
-        ending = await self._tell(shard, order.task_id, command, order.asker, seed=kind)
+        ending = await self._tell(shard, order)
         if isinstance(ending, Rejection):
             raise GateFull(ending.reason)
         if isinstance(ending, Done) and not ending.changed:
@@ -149,21 +169,8 @@ class GateOrders:
         )
         return seen[0] if seen else None
 
-    async def _leave(self, shard: int, order: LeaveGate) -> None:
-        command: StreamCommand
-        if order.gate == "concurrency":
-            command = slots.Leave(order.token)
-        elif order.gate == "circuit":
-            command = circuit.Leave(order.token, order.outcome)
-        else:
-            command = rate.Leave(order.token)
-        # A gate that does not know of it has nothing to free.
-        await self._tell(shard, order.task_id, command, order.token)
-
     async def _admit(self, shard: int, order: Admit) -> None:
-        ending = await self._tell(
-            shard, order.task_id, AdmitStep(order.step_name, order.token, order.is_probe), order.gate_id
-        )
+        ending = await self._tell(shard, order)
         if isinstance(ending, Rejection) and ending.code not in _GONE:
             raise NotCarriedOut(ending.reason)
         if isinstance(ending, Rejection):
@@ -172,20 +179,14 @@ class GateOrders:
             leave = LeaveGate(task_id=order.gate_id, gate=order.gate, token=order.token)
             await self._send(order.gate_id, f"n{order.token}{entropy()}", encode(leave))
 
-    async def _tell(
-        self,
-        shard: int,
-        stream_id: str,
-        command: Command | StreamCommand,
-        by: str,
-        seed: StreamKind | None = None,
-    ) -> Ending:
+    async def _tell(self, shard: int, order: AnyGateOrder) -> Ending:
+        command, causation_id, seed = told(order)
         ending = await self._perform(
             Work(
-                stream_id=stream_id,
+                stream_id=order.task_id,
                 shard=shard,
                 command=command,
-                causation_id=f"{type(command).__name__.lower()}:{by}",
+                causation_id=causation_id,
                 actor_name="gate",
                 finish=lambda _: None,
                 seed=seed,

@@ -141,7 +141,7 @@ class Orchestrator:
             self.load.admission.own_work_waits,
             self.bulks.run,
         )
-        self.publisher.local = LocalOrders(self.children.gates, lambda shard: shard in self.owner.shards)
+        self.publisher.local = LocalOrders(self.owner.submit, lambda shard: shard in self.owner.shards)
         self.circuits = OpenCircuits(connection, store, self._on_circuits_changed)
         self.owner.on_stream_committed = self._on_stream_committed
         self.take_over.on_stream_taken = self._on_stream_taken

@@ -214,18 +214,15 @@ class Publisher:
         for order in orders:
             (here if local is not None and local.takes(order) else others).append(order)
         if local is not None and here:
-            task = asyncio.ensure_future(self._carry_out(shard, lane, local, here, self._expected(lane)))
-            lane.sending.add(task)
-            task.add_done_callback(lane.sending.discard)
+            local.carry_out(here, partial(self._carried_out, shard, lane, self._expected(lane)))
         return others
 
-    async def _carry_out(
-        self, shard: int, lane: _Lane, local: LocalOrders, orders: Sequence[Order], out: asyncio.Future[None]
-    ) -> None:
-        left = await local.carry_out(orders)
+    def _carried_out(self, shard: int, lane: _Lane, out: asyncio.Future[None], left: Sequence[Order]) -> None:
+        if out.done():
+            return
         if left:
             self._retry(shard, lane, left, out)
-        elif not out.done():
+        else:
             out.set_result(None)
 
     def _retry(self, shard: int, lane: _Lane, orders: Sequence[Order], out: asyncio.Future[None]) -> None:
