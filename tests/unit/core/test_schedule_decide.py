@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stepweave_orchestrator.core.schedules import commands, orders
-from stepweave_orchestrator.core.schedules.decide import FIRINGS_PER_DECISION_MAX
+from stepweave_orchestrator.core.schedules.decide import FIRINGS_PER_DECISION_MAX, GRACE_MS
 from stepweave_orchestrator.core.schedules.state import RUNNING_TASKS_MAX
 from stepweave_orchestrator.core.schedules.view import schedule_response
 from stepweave_schemas import events
@@ -142,6 +142,15 @@ def test_missed_firings_within_the_window_are_made_up_for_in_order() -> None:
     found = one.wake(now)
     assert skipped(found) == [("missed", 99_997)]
     assert fired(found) == [now - 3 * MINUTE, now - 2 * MINUTE, now - MINUTE, now]
+
+
+def test_without_a_window_a_firing_may_still_be_a_little_late() -> None:
+    """No wake-up comes on the millisecond; what an outage has cost stays lost."""
+    one = Schedule(overlap="allow", catch_up_seconds=0)
+    assert fired(one.wake(FIRST + 5)) == [FIRST]
+    assert fired(one.wake(FIRST + MINUTE + GRACE_MS)) == [FIRST + MINUTE]
+    found = one.wake(FIRST + 3 * MINUTE + GRACE_MS + 1)
+    assert (skipped(found), fired(found)) == ([("missed", 2)], [])
 
 
 @pytest.mark.parametrize("policy", ["skip", "buffer_one", "cancel_running"])

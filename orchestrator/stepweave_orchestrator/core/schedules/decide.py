@@ -35,6 +35,9 @@ from .timing import Timing
 
 #: Firings in one decision; a wake-up follows for the rest.
 FIRINGS_PER_DECISION_MAX: Final = 100
+#: Late by so much is not missed, whatever the catch-up window: wake-ups are late by some ms, on a busy machine by more,
+#: and while another orchestrator takes over by the length of a lease.
+GRACE_MS: Final = 30_000
 
 
 class _Turn:
@@ -271,7 +274,7 @@ def _carry_on_regular(turn: _Turn) -> None:
         return
     policy = turn.spec.overlap
     timing = turn.timing
-    horizon_ms = now_ms - turn.spec.catch_up_seconds * 1000 - timing.jitter_ms
+    horizon_ms = now_ms - max(turn.spec.catch_up_seconds * 1000, GRACE_MS) - timing.jitter_ms
     if state.next_at_ms < horizon_ms:
         _skip(turn, "missed", state.next_at_ms, horizon_ms)
     #: Every nominal moment up to here is due, whatever its jitter.
