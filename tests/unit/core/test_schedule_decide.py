@@ -272,6 +272,17 @@ def test_a_backfill_of_what_has_fired_is_the_same_task() -> None:
     assert names(one.end(task_id)) == ["task_ended", "backfill_completed"]
 
 
+def test_a_backfill_whose_schedule_is_replaced_stays_bounded() -> None:
+    one = Schedule(cron="0 0 * * *", now_ms=at("2026-01-05 12:00"))
+    one.ask(backfill(at("2026-01-01 00:00"), at("2026-01-05 00:00")))
+    one.ask(create(cron="* * * * * *", replace=True))
+    one.ask(commands.PauseSchedule())
+    for _ in range(commands.BACKFILL_FIRINGS_MAX - 1):
+        one.end()
+    assert one.state.fired_count == commands.BACKFILL_FIRINGS_MAX
+    assert names(one.end()) == ["task_ended", "backfill_completed"]
+
+
 def test_backfills_are_bounded() -> None:
     one = Schedule(cron="* * * * * *")
     assert "10000 at most" in one.refused(backfill(T0 - DAY, T0))
@@ -293,6 +304,30 @@ def test_the_same_settings_again_are_the_same_schedule() -> None:
     [event] = one.ask(create(every_seconds=3600, replace=True))
     assert isinstance(event, events.ScheduleUpdated)
     assert one.state.next_wake_ms() == at("2026-01-05 13:00")
+
+
+def test_replacing_the_settings_loses_no_firing_that_is_due() -> None:
+    late = {"cron": "0 12 * * *", "jitter_seconds": 3_600}
+    noon = at("2026-01-06 12:00")
+    one = Schedule(**late)
+    due = one.state.next_wake_ms()
+    assert due is not None
+    one.now_ms = noon + 1
+    assert one.now_ms < due
+    # Another text, the same moments: it still fires, when it is due.
+    assert names(one.ask(create(**late, description="at noon", replace=True))) == ["updated"]
+    assert one.state.next_at_ms == noon
+    # Other moments: it is counted.
+    found = one.ask(create(cron="0 18 * * *", replace=True))
+    assert (names(found), skipped(found)) == (["skipped", "updated"], [("replaced", 1)])
+    assert one.state.next_at_ms == at("2026-01-06 18:00")
+    # In a pause: the pause counts it.
+    one.ask(commands.PauseSchedule())
+    one.now_ms = at("2026-01-07 20:00")
+    assert names(one.ask(create(cron="0 18 * * *", description="at six", replace=True))) == ["updated"]
+    assert skipped(one.ask(create(cron="0 19 * * *", replace=True))) == [("paused", 2)]
+    assert names(one.ask(commands.ResumeSchedule())) == ["resumed"]
+    assert one.state.next_at_ms == at("2026-01-08 19:00")
 
 
 def test_a_deleted_schedule_does_nothing_and_its_tasks_go_on() -> None:

@@ -93,7 +93,8 @@ def decide(state: ScheduleState, command: StreamCommand | Wake, moment: Moment) 
 
 def _create(turn: _Turn, command: CreateSchedule) -> Rejection | None:
     state = turn.state
-    next_at_ms = Timing(command.spec).next_after(turn.now_ms)
+    timing = Timing(command.spec)
+    next_at_ms = timing.next_after(turn.now_ms)
     if not state.exists:
         turn.emit(
             events.ScheduleCreated(
@@ -112,6 +113,13 @@ def _create(turn: _Turn, command: CreateSchedule) -> Rejection | None:
             "CONFLICT",
             "a schedule of this name exists with other settings",
         )
+    due_ms = state.next_at_ms
+    if due_ms is not None and due_ms <= turn.now_ms:
+        # Late by its jitter, missed, or in a pause: a moment that still is one is not lost by other settings.
+        if turn.timing.is_same(timing):
+            next_at_ms = due_ms
+        else:
+            _skip(turn, "paused" if state.is_paused else "replaced", due_ms, turn.now_ms + 1)
     turn.emit(events.ScheduleUpdated(spec=command.spec, next_at_ms=next_at_ms, updated_by=command.by))
     return None
 
@@ -312,7 +320,9 @@ def _carry_on_backfill(turn: _Turn, backfill: Backfill) -> None:
     fired = backfill.fired_count
     while at_ms is not None and running < backfill.concurrency and len(state.running) < RUNNING_TASKS_MAX:
         next_at_ms = turn.timing.next_after(at_ms)
-        if next_at_ms is not None and next_at_ms >= backfill.until_ms:
+        # The settings may have been replaced by such that fire more often.
+        full = fired + 1 >= BACKFILL_FIRINGS_MAX
+        if next_at_ms is not None and (next_at_ms >= backfill.until_ms or full):
             next_at_ms = None
         firing = Firing(state.task_id_of(at_ms), at_ms, BACKFILL, backfill.backfill_id)
         if firing.task_id in state.running:

@@ -85,6 +85,20 @@ class Timing:
         if moments is None or problems:
             raise TimingError(problems)
         self._of = moments
+        #: What the moments follow from.
+        self._identity = (
+            spec.cron,
+            spec.every_seconds,
+            spec.at,
+            spec.anchor,
+            spec.time_zone,
+            self._starts_ms,
+            self._ends_ms,
+        )
+
+    def is_same(self, other: Timing) -> bool:
+        """Whether both have the same moments, however late these are by their jitter."""
+        return self._identity == other._identity
 
     def _moments(self, spec: TimingSpec, problems: list[str]) -> _Moments | None:
         given = [
