@@ -213,6 +213,24 @@ async def test_pause_list_and_preview(system: System) -> None:
     assert (await system.request("schedule.resume", {"name": "calm", "namespace": "quiet"}))[
         "status"
     ] == "active"
+    await system.request("schedule.delete", {"name": "calm", "namespace": "quiet", "deleted_by": "eve"})
+    # What happened to it can be read from its end, page by page, also when it is gone.
+    asked = {"name": "calm", "namespace": "quiet", "limit": 2}
+    page = (await system.request("schedule.events", asked))["events"]
+    assert [(one["version"], one["type"]) for one in page] == [
+        (3, "schedule.resumed"),
+        (4, "schedule.deleted"),
+    ]
+    assert page[1]["data"]["deleted_by"] == "eve"
+    page = (await system.request("schedule.events", {**asked, "before_version": 3}))["events"]
+    assert [one["type"] for one in page] == ["schedule.created", "schedule.paused"]
+    assert (await system.request("schedule.events", {**asked, "before_version": 1}))["events"] == []
+    for bad, code in (
+        ({"limit": 0}, "BAD_REQUEST"),
+        ({"name": "nobody"}, "NOT_FOUND"),
+        ({"before_version": 0}, "BAD_REQUEST"),
+    ):
+        assert (await system.refusal("schedule.events", {**asked, **bad})).code == code
     ahead = await system.request(
         "schedule.preview",
         {
@@ -265,6 +283,7 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
         typed("create", "nightly", "--template", "good/proof", "--cron", "@daily"),
         typed("preview", "--cron", "99 * * * *"),
         typed("list", "--status", "paused"),
+        typed("history", "nightly"),
     )
     shown = json.loads(answers[0][1])["spec"]
     assert (shown["every_seconds"], shown["jitter_seconds"], shown["catch_up_seconds"]) == (
@@ -272,7 +291,8 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
         90,
         43_200,
     )
-    assert [code for code, _, _ in answers] == [0, 3, 4, 4, 0]
+    assert [code for code, _, _ in answers] == [0, 3, 4, 4, 0, 0]
+    assert "schedule.created  default/nightly by cli:" in answers[5][1]
     assert "--replace gives it these" in answers[2][2]
     assert "the field minute takes 0-59" in answers[3][2]
 

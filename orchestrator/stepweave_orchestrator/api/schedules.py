@@ -13,7 +13,7 @@ from stepweave_orchestrator.core.schedules.references import NAMES, fill, firing
 from stepweave_orchestrator.core.schedules.timing import MOMENT_MS_MAX, Timing, TimingError, check_spec
 from stepweave_orchestrator.core.schedules.view import firing_times
 from stepweave_orchestrator.runtime.owner_requests import OfSchedule
-from stepweave_orchestrator.runtime.schedule_requests import Asked
+from stepweave_orchestrator.runtime.schedule_requests import Asked, no_schedule
 from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 from stepweave_schemas import api
@@ -27,6 +27,7 @@ from stepweave_schemas.subjects import NAME_BYTES_MAX
 from stepweave_schemas.template.value_checks import violations_text
 
 from .creation import PRIORITY_MAX, TAGS_MAX, TEXT_CHARS_MAX, check_context, check_text
+from .history import events_before
 
 #: Firings that one preview shows.
 PREVIEW_COUNT_MAX: Final = 100
@@ -34,6 +35,7 @@ PREVIEW_COUNT_MAX: Final = 100
 BACKFILL_SHOWN_MAX: Final = 10
 _STATUSES: Final = ("active", "paused", "finished")
 _LIMIT_MAX: Final = 200
+_EVENTS_MAX: Final = 1_000
 _OFFSET_MAX: Final = 1_000_000
 
 
@@ -53,6 +55,7 @@ class ScheduleOperations:
         return {
             "schedule.create": self.create,
             "schedule.get": self.get,
+            "schedule.events": self.events,
             "schedule.list": self.list,
             "schedule.pause": self.pause,
             "schedule.resume": self.resume,
@@ -87,6 +90,21 @@ class ScheduleOperations:
     async def get(self, request: api.GetSchedule) -> bytes:
         """The schedule as its actor knows it."""
         return bytes((await self._ask(request, None)).schedule)
+
+    async def events(self, request: api.GetScheduleEvents) -> bytes:
+        """A page of the schedule's history, as stored; from the newest backwards."""
+        check_text(request, "namespace", "name")
+        if not 1 <= request.limit <= _EVENTS_MAX:
+            raise ApiError("BAD_REQUEST", f"limit is 1..{_EVENTS_MAX}")
+        if request.before_version is not None and request.before_version < 1:
+            raise ApiError("BAD_REQUEST", "before_version counts from 1")
+        schedule_id = schedule_stream_id(request.namespace, request.name)
+        last = await self._store.last_version(schedule_id)
+        if not last:
+            raise no_schedule(f"{request.namespace}/{request.name}")
+        end = last + 1 if request.before_version is None else min(request.before_version, last + 1)
+        found = await events_before(self._store, schedule_id, end, request.limit)
+        return encode(api.ScheduleEventsReply(events=found))
 
     async def list(self, request: api.ListSchedules) -> bytes:
         """A page of schedules."""

@@ -249,6 +249,40 @@ def show_(
 
 
 @app.command()
+def history(
+    name: ScheduleName,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most to show.", metavar="N")] = 50,
+    before: Annotated[
+        int | None,
+        typer.Option("--before", min=1, help="Only events before this one, by its number.", metavar="N"),
+    ] = None,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show what has happened to a schedule, the newest last: who did what, what fired, what was skipped and why.
+
+    That of a deleted schedule can still be read.
+    """
+    from .event_text import dated_timeline
+
+    namespace, own_name = _named(name)
+    found = ask(
+        lambda api: api.get_schedule_events(
+            own_name, namespace=namespace, before_version=before, limit=limit
+        ),
+        nats_url,
+        timeout_seconds,
+    )
+    if output is not OutputFormat.TABLE:
+        show(found, output, lambda: None)
+        return
+    print_table((">#", "time (UTC)", "event", "what"), dated_timeline(found), empty="no event before that")
+    if found and found[0].version > 1:
+        progress(f"{found[0].version - 1} earlier: --before {found[0].version}")
+
+
+@app.command()
 def preview(
     cron: Cron = None,
     every: Every = None,

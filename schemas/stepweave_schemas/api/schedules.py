@@ -27,6 +27,17 @@ class GetSchedule(Request, frozen=True, kw_only=True):
     namespace: str = "default"
 
 
+class GetScheduleEvents(Request, frozen=True, kw_only=True):
+    """`schedule.events`: what has happened to a schedule, also to a deleted one. Answer: `ScheduleEventsReply`."""
+
+    name: str
+    namespace: str = "default"
+    #: Only events before this version; absent: the newest.
+    before_version: int | None = None
+    #: 1..1000; fewer come back where they would not fit into one message.
+    limit: int = 50
+
+
 class ListSchedules(Request, frozen=True, kw_only=True):
     """`schedule.list`: ordered by namespace and name. Answer: `SchedulePage`."""
 
@@ -216,6 +227,12 @@ class PreviewReply(msgspec.Struct, frozen=True, kw_only=True):
     """The firings ahead; fewer than asked for where no more are left."""
 
     firings: tuple[FiringTime, ...]
+
+
+class ScheduleEventsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Envelopes in order of version; there are earlier ones where the first is not version 1."""
+
+    events: tuple[msgspec.Raw, ...]
 
 
 class ScheduleListItem(msgspec.Struct, frozen=True, kw_only=True):
