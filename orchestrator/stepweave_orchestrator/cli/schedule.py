@@ -489,6 +489,7 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
             ("context", bytes(task.context).decode()),
             ("paused", f"{moment(found.paused_at)} by {found.paused_by}" if found.paused_at else None),
             ("note", found.note),
+            ("problem", found.problem),
             ("running", found.running_count or None),
             ("waiting", None if found.waiting is None else f"the firing of {moment(found.waiting.at)}"),
             ("fired", found.fired_count),
@@ -501,7 +502,9 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
             f"backfill {moment(one.from_at)} to {moment(one.until_at)}: {one.fired_count} of {one.count} fired"
         )
     say()
-    _print_firings(found.next_firings)
+    _print_firings(
+        found.next_firings, "firings if resumed now (UTC)" if found.paused_at else "next firings (UTC)"
+    )
     if with_runs and found.runs:
         say()
         print_table(
@@ -512,9 +515,14 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
 
 
 def _print_firings(firings: Iterable[FiringTime], title: str = "next firings (UTC)") -> None:
+    shown = list(firings)
+    with_jitter = any(one.due_at for one in shown)
     print_table(
-        (title, "in the schedule's zone"),
-        ((moment(one.at), one.local.replace("T", " ")) for one in firings),
+        (title, "in the schedule's zone", *(("with jitter (UTC)",) if with_jitter else ())),
+        (
+            (moment(one.at), one.local.replace("T", " "), *((moment(one.due_at),) if with_jitter else ()))
+            for one in shown
+        ),
         empty="no firing lies ahead",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -307,7 +309,7 @@ def test_the_same_settings_again_are_the_same_schedule() -> None:
 
 
 def test_replacing_the_settings_loses_no_firing_that_is_due() -> None:
-    late = {"cron": "0 12 * * *", "jitter_seconds": 3_600}
+    late: dict[str, Any] = {"cron": "0 12 * * *", "jitter_seconds": 3_600}
     noon = at("2026-01-06 12:00")
     one = Schedule(**late)
     due = one.state.next_wake_ms()
@@ -406,3 +408,43 @@ def test_how_callers_see_it() -> None:
     assert seen.next_firings[0].local == "2026-01-05T15:00:00+01:00"
     assert [run.status for run in seen.runs] == ["running"]
     assert seen.running_count == 1
+
+
+def test_a_firing_that_its_jitter_holds_back_is_the_next_one() -> None:
+    one = Schedule(jitter_seconds=240)
+    due = one.state.next_wake_ms()
+    assert due is not None
+    assert due > FIRST + 1
+    seen = schedule_response(one.state, FIRST + 1)
+    assert seen.next_firings[0].at == timestamp(FIRST)
+    assert seen.next_firings[0].due_at == timestamp(due)
+    # They come in order, whatever the jitter of each.
+    dues = [firing.due_at or "" for firing in seen.next_firings]
+    assert dues == sorted(dues)
+    one.wake(due)
+    assert schedule_response(one.state, due).next_firings[0].at == timestamp(FIRST + MINUTE)
+    one.ask(commands.PauseSchedule())
+    # What a pause will skip is not ahead.
+    assert schedule_response(one.state, FIRST + DAY).next_firings[0].at == timestamp(FIRST + DAY + MINUTE)
+
+
+def test_a_clock_that_was_far_ahead_is_said_and_mended() -> None:
+    one = Schedule(cron="0 0 * * *")
+    one.wake(T0 + 365 * DAY)
+    one.end()
+    one.now_ms = T0 + HOUR
+    assert one.wake() == []
+    seen = schedule_response(one.state, one.now_ms)
+    assert seen.problem.startswith(
+        "the clock of an orchestrator was ahead: it was 2027-01-05T12:00:30.000Z by it"
+    )
+    assert names(one.ask(commands.ResumeSchedule(by="ada"))) == ["resumed"]
+    assert schedule_response(one.state, one.now_ms).problem == ""
+    tomorrow = at("2026-01-06 00:00")
+    assert fired(one.wake(tomorrow)) == [tomorrow]
+    # Some seconds between two machines are none of it.
+    other = Schedule()
+    other.wake(FIRST)
+    assert schedule_response(other.state, FIRST - 5_000).problem == ""
+    other.now_ms = FIRST - 5_000
+    assert other.ask(commands.ResumeSchedule()) == []

@@ -135,7 +135,7 @@ def _pause(turn: _Turn, command: PauseSchedule) -> None:
 
 def _resume(turn: _Turn, command: ResumeSchedule) -> None:
     state = turn.state
-    if not state.is_paused:
+    if not state.is_paused and not state.is_ahead(turn.timing, turn.now_ms):
         return
     next_at_ms = turn.timing.next_after(turn.now_ms)
     first_ms = state.next_at_ms
