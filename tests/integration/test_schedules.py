@@ -120,6 +120,14 @@ async def test_a_backfill_and_a_trigger_start_each_task_once(system: System) -> 
     dry = await system.request("schedule.backfill", {**asked, "dry_run": True})
     assert (dry["count"], dry["backfill_id"]) == (5, None)
     assert dry["first"][0]["at"] == "2026-01-01T06:00:00.000Z"
+    # A dry run refuses what the real one would.
+    for bad, why in (
+        ({"until_at": "2199-01-01T00:00:00Z"}, "lies in the past"),
+        ({"until_at": "2026-01-01T01:00:00Z"}, "no firing in this range"),
+        ({"from_at": "1971-01-01T00:00:00Z"}, "10000 at most"),
+    ):
+        refused = await system.refusal("schedule.backfill", {**asked, **bad, "dry_run": True})
+        assert (refused.code, why in refused.message) == ("CONFLICT", True), refused
     request = {**asked, "concurrency": 2, "backfill_id": "new year"}
     assert not (await system.request("schedule.backfill", request))["replayed"]
     assert (await system.request("schedule.backfill", request))["replayed"]
@@ -239,7 +247,9 @@ async def test_pause_list_and_preview(system: System) -> None:
             "count": 1,
         },
     )
-    assert ahead["firings"] == [{"at": "2026-03-29T01:00:00.000Z", "local": "2026-03-29T03:00:00+02:00"}]
+    assert ahead["firings"] == [
+        {"at": "2026-03-29T01:00:00.000Z", "local": "2026-03-29T03:00:00+02:00", "due_at": None}
+    ]
 
 
 async def test_the_command_line(system: System, tmp_path: Path) -> None:
@@ -294,7 +304,7 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
     assert [code for code, _, _ in answers] == [0, 3, 4, 4, 0, 0]
     assert "schedule.created  default/nightly by cli:" in answers[5][1]
     assert "--replace gives it these" in answers[2][2]
-    assert "the field minute takes 0-59" in answers[3][2]
+    assert answers[3][2].startswith("stepweave: --cron: '99 * * * *': the field minute takes 0-59")
 
 
 async def test_a_second_orchestrator_takes_over_and_makes_up_for_what_was_missed(system: System) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import msgspec
 
 from stepweave_eventstore.store import EventStore, StreamFilter
 from stepweave_orchestrator.core.schedules import commands
+from stepweave_orchestrator.core.schedules.decide import backfill_refusal
 from stepweave_orchestrator.core.schedules.references import NAMES, fill, firing_values, unknown_references
 from stepweave_orchestrator.core.schedules.timing import MOMENT_MS_MAX, Timing, TimingError, check_spec
 from stepweave_orchestrator.core.schedules.view import firing_times
@@ -33,6 +35,7 @@ from .history import events_before
 PREVIEW_COUNT_MAX: Final = 100
 #: Of the firings of a backfill so many are named.
 BACKFILL_SHOWN_MAX: Final = 10
+_OF_FIELD: Final = re.compile(r"[a-z_]+: ")
 _STATUSES: Final = ("active", "paused", "finished")
 _LIMIT_MAX: Final = 200
 _EVENTS_MAX: Final = 1_000
@@ -181,6 +184,8 @@ class ScheduleOperations:
         first = timing.preview(from_ms - 1, min(count, BACKFILL_SHOWN_MAX))
         reply = api.BackfillReply(count=count, first=firing_times(timing, first))
         if request.dry_run:
+            if refusal := backfill_refusal(count, until_ms, now_ms()):
+                raise ApiError("CONFLICT", f"schedule {request.namespace}/{request.name}: {refusal}")
             return encode(reply)
         backfill_id = request.backfill_id or uuid7()
         command = commands.BackfillSchedule(
@@ -260,7 +265,7 @@ class ScheduleOperations:
         if violations:
             raise ApiError(
                 "VALIDATION_FAILED",
-                f"task.context: it does not fit the input schema of {task.namespace}/{task.name}: "
+                f"task.context does not fit the input schema of {task.namespace}/{task.name}: "
                 + violations_text(violations),
                 violations=violations,
             )
@@ -274,7 +279,12 @@ def _checked(spec: ScheduleSpec) -> Timing:
 
 
 def _invalid(where: str, error: TimingError) -> ApiError:
-    return ApiError("VALIDATION_FAILED", "; ".join(f"{where}.{problem}" for problem in error.problems))
+    # A problem of one field begins with its name; others are about the whole.
+    named = (
+        f"{where}.{problem}" if _OF_FIELD.match(problem) else f"{where}: {problem}"
+        for problem in error.problems
+    )
+    return ApiError("VALIDATION_FAILED", "; ".join(named))
 
 
 def _check_name(field: str, name: str) -> None:

@@ -188,19 +188,11 @@ def _backfill(turn: _Turn, command: BackfillSchedule) -> Rejection | None:
         return None
     if len(state.backfills) >= BACKFILLS_MAX:
         return Rejection("CONFLICT", f"{BACKFILLS_MAX} backfills wait or run, which is the most there may be")
-    if command.until_ms > turn.now_ms + 1000:
-        return Rejection(
-            "CONFLICT", "the range of a backfill lies in the past; later firings come by themselves"
-        )
     if not 1 <= command.concurrency <= BACKFILL_CONCURRENCY_MAX:
         return Rejection("CONFLICT", f"concurrency: 1 to {BACKFILL_CONCURRENCY_MAX}")
     count = turn.timing.count(command.from_ms, command.until_ms)
-    if count > BACKFILL_FIRINGS_MAX:
-        return Rejection(
-            "CONFLICT", f"the range has {count} firings, {BACKFILL_FIRINGS_MAX} at most; cut it up"
-        )
-    if not count:
-        return Rejection("CONFLICT", "the schedule has no firing in this range")
+    if refusal := backfill_refusal(count, command.until_ms, turn.now_ms):
+        return Rejection("CONFLICT", refusal)
     turn.emit(
         events.ScheduleBackfillRequested(
             backfill_id=command.request_id,
@@ -213,6 +205,15 @@ def _backfill(turn: _Turn, command: BackfillSchedule) -> Rejection | None:
         )
     )
     return None
+
+
+def backfill_refusal(count: int, until_ms: int, now_ms: int) -> str | None:
+    """Why a range with `count` firings cannot be made up for; `None` where it can."""
+    if until_ms > now_ms + 1000:
+        return "the range of a backfill lies in the past; later firings come by themselves"
+    if count > BACKFILL_FIRINGS_MAX:
+        return f"the range has {count} firings, {BACKFILL_FIRINGS_MAX} at most; cut it up"
+    return None if count else "the schedule has no firing in this range"
 
 
 def _delete(turn: _Turn, command: DeleteSchedule) -> None:
