@@ -95,7 +95,7 @@ async def test_creating_is_idempotent_and_says_what_is_wrong(system: System) -> 
         (
             spec(task={"context": {"a": "${schedule.day}"}}),
             "VALIDATION_FAILED",
-            "${schedule.day}: a firing knows",
+            "${schedule.day} stands for nothing; a firing knows",
         ),
         (spec(task={"context": []}), "VALIDATION_FAILED", "context: expected an object"),
         (spec(task={"priority": 101}), "VALIDATION_FAILED", "task.priority"),
@@ -286,7 +286,7 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
         "2026-01-03T00:00:00Z",
         "--dry-run",
     )
-    assert (code, progress) == (0, "2 firings; without --dry-run they start\n")
+    assert (code, progress) == (0, "2 firings; without --dry-run those start that have not fired yet\n")
     answers = await asyncio.gather(
         typed("show", "default/nightly", "-o", "json"),
         typed("show", "nobody"),

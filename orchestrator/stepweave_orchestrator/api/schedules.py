@@ -249,12 +249,13 @@ class ScheduleOperations:
             )
         check_text(task, "name", "namespace", "version")
         context = check_context(task.context)
-        if unknown := unknown_references(context):
-            raise ApiError(
-                "VALIDATION_FAILED",
-                f"task.context: {', '.join(unknown[:5])}: a firing knows "
-                + ", ".join(f"${{schedule.{known}}}" for known in NAMES),
-            )
+        for field, given in (("task.context", context), ("task.tags", list(task.tags))):
+            if unknown := unknown_references(given):
+                raise ApiError(
+                    "VALIDATION_FAILED",
+                    f"{field}: {', '.join(unknown[:5])[:500]} stands for nothing; a firing knows, in texts, "
+                    + ", ".join(f"${{schedule.{known}}}" for known in NAMES),
+                )
         version = await self._templates.resolve(task.namespace, task.name, task.version)
         first_ms = timing.next_after(now_ms())
         if first_ms is None:

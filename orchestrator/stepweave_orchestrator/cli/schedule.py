@@ -438,7 +438,7 @@ def backfill(
     if reply.count > len(reply.first):
         progress(f"and {reply.count - len(reply.first)} more")
     if dry_run:
-        progress(f"{firings}; without --dry-run they start")
+        progress(f"{firings}; without --dry-run those start that have not fired yet")
     else:
         progress(f"{firings}; how it goes: stepweave schedule show {name}")
 

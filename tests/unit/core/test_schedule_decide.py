@@ -9,6 +9,7 @@ import pytest
 
 from stepweave_orchestrator.core.schedules import commands, orders
 from stepweave_orchestrator.core.schedules.decide import FIRINGS_PER_DECISION_MAX, GRACE_MS
+from stepweave_orchestrator.core.schedules.references import unknown_references
 from stepweave_orchestrator.core.schedules.state import RUNNING_TASKS_MAX
 from stepweave_orchestrator.core.schedules.view import schedule_response
 from stepweave_schemas import events
@@ -370,6 +371,23 @@ def test_a_task_that_cannot_begin_is_recorded_and_the_schedule_goes_on() -> None
     assert fired(one.wake(FIRST + MINUTE)) == [FIRST + MINUTE]
 
 
+@pytest.mark.parametrize(
+    ("value", "unknown"),
+    [
+        ({"a": ["${schedule.date}-${schedule.cause}"], "b": "${context.x} $schedule.date", "c": 7}, []),
+        ({"a": "${schedule.day}", "b": ["${schedule.day}"]}, ["${schedule.day}"]),
+        ({"a": "${ schedule.date }"}, ["${ schedule.date }"]),
+        ({"a": "${Schedule.date}"}, ["${Schedule.date}"]),
+        ({"a": "${schedule.date"}, ["${schedule.date"]),
+        ({"a": "${schedule}"}, ["${schedule}"]),
+        ({"${schedule.date}": 1}, ["the key ${schedule.date}"]),
+        (["day:${schedule.dates}"], ["${schedule.dates}"]),
+    ],
+)
+def test_what_looks_like_a_reference_and_is_none(value: Any, unknown: list[str]) -> None:
+    assert unknown_references(value) == unknown
+
+
 def test_the_order_of_a_firing() -> None:
     context = {
         "day": "${schedule.date}",
@@ -380,7 +398,7 @@ def test_the_order_of_a_firing() -> None:
         namespace="jobs",
         version="1.2.0",
         context=msgspec.Raw(msgspec.json.encode(context)),
-        tags=("daily",),
+        tags=("daily", "day:${schedule.date}"),
         priority=5,
     )
     one = Schedule(cron="30 0 * * *", time_zone="Europe/Berlin", task=task)
@@ -392,7 +410,7 @@ def test_the_order_of_a_firing() -> None:
         "all": ["regular 2026-01-06T00:30:00+01:00", "$${x}", 7, None],
     }
     assert (order.namespace, order.name, order.version, order.priority) == ("jobs", "report", "1.2.0", 5)
-    assert order.tags == ("daily", "schedule:default/reports")
+    assert order.tags == ("daily", "day:2026-01-06", "schedule:default/reports")
     assert order.initiator == "schedule:default/reports"
     assert order.requested_at == timestamp(nominal)
     assert order.schedule.nominal_at_ms == nominal
