@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stepweave import BadRequest, NotFound, SyncClient, ValidationFailed
 from stepweave.testing import eventually
 
 from .conftest import System, template
@@ -250,6 +251,40 @@ async def test_pause_list_and_preview(system: System) -> None:
     assert ahead["firings"] == [
         {"at": "2026-03-29T01:00:00.000Z", "local": "2026-03-29T03:00:00+02:00", "due_at": None}
     ]
+
+
+async def test_the_blocking_client(system: System) -> None:
+    """Every method for schedules, on the way of a schedule from its creation to its end."""
+
+    def drive() -> None:
+        with SyncClient(system.nats_url, timeout_seconds=20) as client:
+            created = client.create_schedule("sync", spec(), created_by="ada")
+            assert created.created
+            assert client.get_schedule("sync") == created.schedule
+            assert client.pause_schedule("sync", note="why").status == "paused"
+            run = client.trigger_schedule("sync", trigger_id="t").run
+            assert run is not None
+            assert client.wait_for_task(run.task_uuid).status == "complete"
+            assert client.resume_schedule("sync").status == "active"
+            past = datetime(2025, 1, 1, tzinfo=UTC), "2026-01-02T00:00:00Z"
+            assert client.backfill_schedule("sync", *past, dry_run=True).count == 2
+            assert client.backfill_schedule("sync", *past, concurrency=2).backfill_id
+            ahead = client.preview_schedule({"every_seconds": 60}, count=2, after=past[0])
+            assert [one.at for one in ahead] == ["2025-01-01T00:01:00.000Z", "2025-01-01T00:02:00.000Z"]
+            with pytest.raises(ValidationFailed, match="never fire"):
+                client.create_schedule("late", spec(at="2025-01-01T00:00:00Z"))
+            with pytest.raises(BadRequest, match="nmae"):
+                client.create_schedule("late", spec(task={"nmae": "x"}))
+            assert client.delete_schedule("sync", reason="done").schedule_id == created.schedule.schedule_id
+            with pytest.raises(NotFound):
+                client.get_schedule("sync")
+            assert [event.type for event in client.get_schedule_events("sync", before_version=3)] == [
+                "schedule.created",
+                "schedule.paused",
+            ]
+            client.list_schedules(status="paused")
+
+    await asyncio.to_thread(drive)
 
 
 async def test_the_command_line(system: System, tmp_path: Path) -> None:
