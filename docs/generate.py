@@ -343,6 +343,7 @@ _OPERATION_TEXTS: Final = {
     "template.list": "All versions of all templates, from the projection",
     "schedule.create": "Begin a schedule, or with `replace` give it other settings; the same again changes nothing",
     "schedule.get": "A schedule with its next ten firings and its last runs, from its actor",
+    "schedule.events": "What has happened to a schedule, the newest first pages; also to a deleted one",
     "schedule.list": "A page of schedules, by namespace and name, from the projection",
     "schedule.pause": "Fire no more until it is resumed",
     "schedule.resume": "Fire again, from now on",

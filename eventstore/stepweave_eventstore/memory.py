@@ -253,6 +253,12 @@ class MemoryEventStore(EventStore):
         last = bisect_right(stream, INT_MAX if to_version is None else to_version, key=_version)
         return stream[first : min(last, first + limit)]
 
+    async def last_version(self, task_id: str) -> int:
+        """The version of a stream's newest event; 0 for an unknown one."""
+        self._check_open()
+        stream = self._streams.get(task_id)
+        return stream[-1].version if stream else 0
+
     async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
         """The whole streams of several tasks; absent ones are left out."""
         self._check_open()

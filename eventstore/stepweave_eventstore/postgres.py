@@ -237,6 +237,13 @@ class PostgresEventStore(EventStore):
         )
         return [EventRecord(*row) for row in rows]
 
+    async def last_version(self, task_id: str) -> int:
+        """The version of a stream's newest event; 0 for an unknown one."""
+        if not is_uuid(task_id):
+            return 0
+        [row] = await self._on_pool("last_version", task_id)
+        return int(row[0])
+
     async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
         """The whole streams of several tasks in one round trip; absent ones are left out."""
         streams: dict[str, list[EventRecord]] = {}

@@ -391,6 +391,9 @@ class EventStore(Protocol):
     ) -> list[EventRecord]:
         """The events of one stream in order of version, both bounds included; none for an unknown task."""
 
+    async def last_version(self, task_id: str) -> int:
+        """The version of a stream's newest event; 0 for an unknown one."""
+
     async def read_streams(self, task_ids: Sequence[str]) -> dict[str, list[EventRecord]]:
         """The whole streams of several tasks in one round trip; absent ones are left out."""
 

@@ -43,7 +43,10 @@ def parse_timestamp(text: str) -> int:
 
     Raises `ValueError` where the text is no such thing or names no zone.
     """
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time with a zone, such as 2026-01-31T12:00:00Z") from None
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone; write it like 2026-01-31T12:00:00Z")
     return round(moment.timestamp() * 1000)

@@ -885,7 +885,7 @@ class ScheduleSkipped(Event, frozen=True, kw_only=True, tag="schedule.skipped"):
     """Firings that start no task: one event for all in a row."""
 
     #: `overlap` (a task of the schedule runs), `overtaken` (a later firing takes the place), `missed` (older than the
-    #: catch-up window) or `paused`.
+    #: catch-up window), `paused`, or `replaced` (the settings were, before it was carried out).
     reason: str
     count: int
     #: The first of them, and the moment before which all of them are.

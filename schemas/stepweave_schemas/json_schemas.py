@@ -62,6 +62,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "template.list": api.TemplatePage,
     "schedule.create": api.ScheduleReply,
     "schedule.get": api.ScheduleResponse,
+    "schedule.events": api.ScheduleEventsReply,
     "schedule.list": api.SchedulePage,
     "schedule.pause": api.ScheduleResponse,
     "schedule.resume": api.ScheduleResponse,

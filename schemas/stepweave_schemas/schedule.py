@@ -48,6 +48,7 @@ class ScheduledTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     version: str | None = None
     #: Texts in it may hold `${schedule.date}` and the like.
     context: msgspec.Raw = _EMPTY_OBJECT
+    #: May hold them too.
     tags: tuple[str, ...] = ()
     priority: int = 0
 

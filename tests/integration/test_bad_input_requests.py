@@ -73,6 +73,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "template.list": {"namespace": 7},
     "schedule.create": {"name": "s", "spec": {"cron": 7, "task": {"name": "t"}}},
     "schedule.get": {"name": 7},
+    "schedule.events": {"name": "s", "limit": None},
     "schedule.list": {"limit": "1"},
     "schedule.pause": {"name": "s", "note": 7},
     "schedule.resume": {"name": "s", "note": 7},

@@ -202,7 +202,7 @@ def test_the_same_key_is_the_same_task(stepweave: Type) -> None:
     again = stepweave("task", "create", *words)
     assert again.code == 0 and first["task_uuid"] in again.out and "exists already" in again.err
     other = stepweave("task", "create", "hello", "--set", "name=eve", "--key", "order-7")
-    assert other.code == 4 and "another --key" in other.err
+    assert other.code == 4 and "another --key" in other.err and first["task_uuid"] in other.err
     answer = stepweave("task", "cancel", first["task_uuid"], "--reason", "enough")
     assert answer.code == 0 and "cancelled" in answer.out
     history = stepweave("events", "list", first["task_uuid"])

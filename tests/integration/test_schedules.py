@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stepweave import BadRequest, NotFound, SyncClient, ValidationFailed
 from stepweave.testing import eventually
 
 from .conftest import System, template
@@ -95,7 +96,7 @@ async def test_creating_is_idempotent_and_says_what_is_wrong(system: System) -> 
         (
             spec(task={"context": {"a": "${schedule.day}"}}),
             "VALIDATION_FAILED",
-            "${schedule.day}: a firing knows",
+            "${schedule.day} stands for nothing; a firing knows",
         ),
         (spec(task={"context": []}), "VALIDATION_FAILED", "context: expected an object"),
         (spec(task={"priority": 101}), "VALIDATION_FAILED", "task.priority"),
@@ -120,6 +121,14 @@ async def test_a_backfill_and_a_trigger_start_each_task_once(system: System) -> 
     dry = await system.request("schedule.backfill", {**asked, "dry_run": True})
     assert (dry["count"], dry["backfill_id"]) == (5, None)
     assert dry["first"][0]["at"] == "2026-01-01T06:00:00.000Z"
+    # A dry run refuses what the real one would.
+    for bad, why in (
+        ({"until_at": "2199-01-01T00:00:00Z"}, "lies in the past"),
+        ({"until_at": "2026-01-01T01:00:00Z"}, "no firing in this range"),
+        ({"from_at": "1971-01-01T00:00:00Z"}, "10000 at most"),
+    ):
+        refused = await system.refusal("schedule.backfill", {**asked, **bad, "dry_run": True})
+        assert (refused.code, why in refused.message) == ("CONFLICT", True), refused
     request = {**asked, "concurrency": 2, "backfill_id": "new year"}
     assert not (await system.request("schedule.backfill", request))["replayed"]
     assert (await system.request("schedule.backfill", request))["replayed"]
@@ -213,6 +222,24 @@ async def test_pause_list_and_preview(system: System) -> None:
     assert (await system.request("schedule.resume", {"name": "calm", "namespace": "quiet"}))[
         "status"
     ] == "active"
+    await system.request("schedule.delete", {"name": "calm", "namespace": "quiet", "deleted_by": "eve"})
+    # What happened to it can be read from its end, page by page, also when it is gone.
+    asked = {"name": "calm", "namespace": "quiet", "limit": 2}
+    page = (await system.request("schedule.events", asked))["events"]
+    assert [(one["version"], one["type"]) for one in page] == [
+        (3, "schedule.resumed"),
+        (4, "schedule.deleted"),
+    ]
+    assert page[1]["data"]["deleted_by"] == "eve"
+    page = (await system.request("schedule.events", {**asked, "before_version": 3}))["events"]
+    assert [one["type"] for one in page] == ["schedule.created", "schedule.paused"]
+    assert (await system.request("schedule.events", {**asked, "before_version": 1}))["events"] == []
+    for bad, code in (
+        ({"limit": 0}, "BAD_REQUEST"),
+        ({"name": "nobody"}, "NOT_FOUND"),
+        ({"before_version": 0}, "BAD_REQUEST"),
+    ):
+        assert (await system.refusal("schedule.events", {**asked, **bad})).code == code
     ahead = await system.request(
         "schedule.preview",
         {
@@ -221,7 +248,43 @@ async def test_pause_list_and_preview(system: System) -> None:
             "count": 1,
         },
     )
-    assert ahead["firings"] == [{"at": "2026-03-29T01:00:00.000Z", "local": "2026-03-29T03:00:00+02:00"}]
+    assert ahead["firings"] == [
+        {"at": "2026-03-29T01:00:00.000Z", "local": "2026-03-29T03:00:00+02:00", "due_at": None}
+    ]
+
+
+async def test_the_blocking_client(system: System) -> None:
+    """Every method for schedules, on the way of a schedule from its creation to its end."""
+
+    def drive() -> None:
+        with SyncClient(system.nats_url, timeout_seconds=20) as client:
+            created = client.create_schedule("sync", spec(), created_by="ada")
+            assert created.created
+            assert client.get_schedule("sync") == created.schedule
+            assert client.pause_schedule("sync", note="why").status == "paused"
+            run = client.trigger_schedule("sync", trigger_id="t").run
+            assert run is not None
+            assert client.wait_for_task(run.task_uuid).status == "complete"
+            assert client.resume_schedule("sync").status == "active"
+            past = datetime(2025, 1, 1, tzinfo=UTC), "2026-01-02T00:00:00Z"
+            assert client.backfill_schedule("sync", *past, dry_run=True).count == 2
+            assert client.backfill_schedule("sync", *past, concurrency=2).backfill_id
+            ahead = client.preview_schedule({"every_seconds": 60}, count=2, after=past[0])
+            assert [one.at for one in ahead] == ["2025-01-01T00:01:00.000Z", "2025-01-01T00:02:00.000Z"]
+            with pytest.raises(ValidationFailed, match="never fire"):
+                client.create_schedule("late", spec(at="2025-01-01T00:00:00Z"))
+            with pytest.raises(BadRequest, match="nmae"):
+                client.create_schedule("late", spec(task={"nmae": "x"}))
+            assert client.delete_schedule("sync", reason="done").schedule_id == created.schedule.schedule_id
+            with pytest.raises(NotFound):
+                client.get_schedule("sync")
+            assert [event.type for event in client.get_schedule_events("sync", before_version=3)] == [
+                "schedule.created",
+                "schedule.paused",
+            ]
+            client.list_schedules(status="paused")
+
+    await asyncio.to_thread(drive)
 
 
 async def test_the_command_line(system: System, tmp_path: Path) -> None:
@@ -258,13 +321,14 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
         "2026-01-03T00:00:00Z",
         "--dry-run",
     )
-    assert (code, progress) == (0, "2 firings; without --dry-run they start\n")
+    assert (code, progress) == (0, "2 firings; without --dry-run those start that have not fired yet\n")
     answers = await asyncio.gather(
         typed("show", "default/nightly", "-o", "json"),
         typed("show", "nobody"),
         typed("create", "nightly", "--template", "good/proof", "--cron", "@daily"),
         typed("preview", "--cron", "99 * * * *"),
         typed("list", "--status", "paused"),
+        typed("history", "nightly"),
     )
     shown = json.loads(answers[0][1])["spec"]
     assert (shown["every_seconds"], shown["jitter_seconds"], shown["catch_up_seconds"]) == (
@@ -272,9 +336,10 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
         90,
         43_200,
     )
-    assert [code for code, _, _ in answers] == [0, 3, 4, 4, 0]
+    assert [code for code, _, _ in answers] == [0, 3, 4, 4, 0, 0]
+    assert "schedule.created  default/nightly by cli:" in answers[5][1]
     assert "--replace gives it these" in answers[2][2]
-    assert "the field minute takes 0-59" in answers[3][2]
+    assert answers[3][2].startswith("stepweave: --cron: '99 * * * *': the field minute takes 0-59")
 
 
 async def test_a_second_orchestrator_takes_over_and_makes_up_for_what_was_missed(system: System) -> None:

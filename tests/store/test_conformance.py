@@ -404,8 +404,10 @@ async def test_reading_a_stream_respects_bounds_and_limit(store: EventStore, wri
     assert await versions(limit=2) == [1, 2]
     assert await versions(from_version=2**40) == await versions(to_version=0) == []
     assert await versions(from_version=-5, to_version=1) == [1]
+    assert await store.last_version(A) == 10
     for unknown in (C, "", "no id", A.upper(), "\x00"):
         assert await store.read_stream(unknown) == []
+        assert await store.last_version(unknown) == 0
     with pytest.raises(ValueError, match="at least 1"):
         await store.read_stream(A, limit=0)
 

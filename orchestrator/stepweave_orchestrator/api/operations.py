@@ -55,6 +55,7 @@ from .dead_letters import DeadLetterOperations
 from .explanations import ExplanationOperations
 from .forking import LATEST, check_fork, fork_created
 from .gates import GateOperations
+from .history import EVENTS_BYTES_MAX, EVENTS_READ_MAX
 from .schedules import ScheduleOperations
 
 #: Problems of a template in one answer.
@@ -65,10 +66,6 @@ SOURCE_CHARS_MAX = 200
 PAGE_MAX = 1_000_000
 _STATUSES = get_args(TaskStatus)
 _SYSTEM_TYPES = frozenset(entry.type for entry in CATALOGUE.values() if entry.stream == "system")
-#: Bytes of events in one answer.
-EVENTS_BYTES_MAX = 768 * 1024
-#: Events read at a time: each may be as large as a message.
-EVENTS_READ_MAX = 50
 
 
 class Operations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -9,11 +10,12 @@ import msgspec
 
 from stepweave_eventstore.store import EventStore, StreamFilter
 from stepweave_orchestrator.core.schedules import commands
+from stepweave_orchestrator.core.schedules.decide import backfill_refusal
 from stepweave_orchestrator.core.schedules.references import NAMES, fill, firing_values, unknown_references
 from stepweave_orchestrator.core.schedules.timing import MOMENT_MS_MAX, Timing, TimingError, check_spec
 from stepweave_orchestrator.core.schedules.view import firing_times
 from stepweave_orchestrator.runtime.owner_requests import OfSchedule
-from stepweave_orchestrator.runtime.schedule_requests import Asked
+from stepweave_orchestrator.runtime.schedule_requests import Asked, no_schedule
 from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue
 from stepweave_schemas import api
@@ -27,13 +29,16 @@ from stepweave_schemas.subjects import NAME_BYTES_MAX
 from stepweave_schemas.template.value_checks import violations_text
 
 from .creation import PRIORITY_MAX, TAGS_MAX, TEXT_CHARS_MAX, check_context, check_text
+from .history import events_before
 
 #: Firings that one preview shows.
 PREVIEW_COUNT_MAX: Final = 100
 #: Of the firings of a backfill so many are named.
 BACKFILL_SHOWN_MAX: Final = 10
+_OF_FIELD: Final = re.compile(r"[a-z_]+: ")
 _STATUSES: Final = ("active", "paused", "finished")
 _LIMIT_MAX: Final = 200
+_EVENTS_MAX: Final = 1_000
 _OFFSET_MAX: Final = 1_000_000
 
 
@@ -53,6 +58,7 @@ class ScheduleOperations:
         return {
             "schedule.create": self.create,
             "schedule.get": self.get,
+            "schedule.events": self.events,
             "schedule.list": self.list,
             "schedule.pause": self.pause,
             "schedule.resume": self.resume,
@@ -87,6 +93,21 @@ class ScheduleOperations:
     async def get(self, request: api.GetSchedule) -> bytes:
         """The schedule as its actor knows it."""
         return bytes((await self._ask(request, None)).schedule)
+
+    async def events(self, request: api.GetScheduleEvents) -> bytes:
+        """A page of the schedule's history, as stored; from the newest backwards."""
+        check_text(request, "namespace", "name")
+        if not 1 <= request.limit <= _EVENTS_MAX:
+            raise ApiError("BAD_REQUEST", f"limit is 1..{_EVENTS_MAX}")
+        if request.before_version is not None and request.before_version < 1:
+            raise ApiError("BAD_REQUEST", "before_version counts from 1")
+        schedule_id = schedule_stream_id(request.namespace, request.name)
+        last = await self._store.last_version(schedule_id)
+        if not last:
+            raise no_schedule(f"{request.namespace}/{request.name}")
+        end = last + 1 if request.before_version is None else min(request.before_version, last + 1)
+        found = await events_before(self._store, schedule_id, end, request.limit)
+        return encode(api.ScheduleEventsReply(events=found))
 
     async def list(self, request: api.ListSchedules) -> bytes:
         """A page of schedules."""
@@ -163,6 +184,8 @@ class ScheduleOperations:
         first = timing.preview(from_ms - 1, min(count, BACKFILL_SHOWN_MAX))
         reply = api.BackfillReply(count=count, first=firing_times(timing, first))
         if request.dry_run:
+            if refusal := backfill_refusal(count, until_ms, now_ms()):
+                raise ApiError("CONFLICT", f"schedule {request.namespace}/{request.name}: {refusal}")
             return encode(reply)
         backfill_id = request.backfill_id or uuid7()
         command = commands.BackfillSchedule(
@@ -226,12 +249,13 @@ class ScheduleOperations:
             )
         check_text(task, "name", "namespace", "version")
         context = check_context(task.context)
-        if unknown := unknown_references(context):
-            raise ApiError(
-                "VALIDATION_FAILED",
-                f"task.context: {', '.join(unknown[:5])}: a firing knows "
-                + ", ".join(f"${{schedule.{known}}}" for known in NAMES),
-            )
+        for field, given in (("task.context", context), ("task.tags", list(task.tags))):
+            if unknown := unknown_references(given):
+                raise ApiError(
+                    "VALIDATION_FAILED",
+                    f"{field}: {', '.join(unknown[:5])[:500]} stands for nothing; a firing knows, in texts, "
+                    + ", ".join(f"${{schedule.{known}}}" for known in NAMES),
+                )
         version = await self._templates.resolve(task.namespace, task.name, task.version)
         first_ms = timing.next_after(now_ms())
         if first_ms is None:
@@ -242,7 +266,7 @@ class ScheduleOperations:
         if violations:
             raise ApiError(
                 "VALIDATION_FAILED",
-                f"task.context: it does not fit the input schema of {task.namespace}/{task.name}: "
+                f"task.context does not fit the input schema of {task.namespace}/{task.name}: "
                 + violations_text(violations),
                 violations=violations,
             )
@@ -256,7 +280,12 @@ def _checked(spec: ScheduleSpec) -> Timing:
 
 
 def _invalid(where: str, error: TimingError) -> ApiError:
-    return ApiError("VALIDATION_FAILED", "; ".join(f"{where}.{problem}" for problem in error.problems))
+    # A problem of one field begins with its name; others are about the whole.
+    named = (
+        f"{where}.{problem}" if _OF_FIELD.match(problem) else f"{where}: {problem}"
+        for problem in error.problems
+    )
+    return ApiError("VALIDATION_FAILED", "; ".join(named))
 
 
 def _check_name(field: str, name: str) -> None:

@@ -44,6 +44,14 @@ _STYLES: Final = {
     "compensation.completed": "magenta",
     "compensation.failed": "bold red",
 }
+#: Why a schedule starts no task, by the reason of `schedule.skipped`.
+_SKIPPED: Final = {
+    "overlap": "a task of the schedule runs",
+    "overtaken": "a later firing takes the place",
+    "missed": "missed, and older than the catch-up window",
+    "paused": "the schedule was paused",
+    "replaced": "the settings were replaced before",
+}
 #: Under which of these keys the result of a compensation tells why not all could be undone, the first wins.
 _WHY: Final = ("why", "error", "reason")
 #: Most names of a list that are shown.
@@ -75,6 +83,10 @@ def _by_hand(data: dict[str, Any], who: str, why: str) -> str:
     """Who did it, and why."""
     by = f"by {data[who]}" if data.get(who) else "by somebody"
     return f"{by}: {why}" if why else f"{by}, no reason given"
+
+
+def _by(data: dict[str, Any], who: str) -> str:
+    return f" by {data[who]}" if data.get(who) else ""
 
 
 def _names(names: Sequence[str]) -> str:
@@ -339,25 +351,30 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "template.registered": lambda data: f"{data['namespace']}/{data['name']}:{data['version']}",
     "orchestrator.shard_acquired": lambda data: f"shard {data['shard']} by {data['owner']}",
     "orchestrator.shard_released": lambda data: f"shard {data['shard']} by {data['owner']}",
-    "schedule.created": lambda data: f"{data['namespace']}/{data['name']}{_next_firing(data)}",
-    "schedule.updated": lambda data: f"other settings{_next_firing(data)}",
-    "schedule.paused": lambda data: data.get("note") or "no note",
-    "schedule.resumed": lambda data: (data.get("note") or "no note") + _next_firing(data),
+    "schedule.created": lambda data: (
+        f"{data['namespace']}/{data['name']}{_by(data, 'created_by')}{_next_firing(data)}"
+    ),
+    "schedule.updated": lambda data: f"other settings{_by(data, 'updated_by')}{_next_firing(data)}",
+    "schedule.paused": lambda data: _by_hand(data, "paused_by", data.get("note", "")),
+    "schedule.resumed": lambda data: _by_hand(data, "resumed_by", data.get("note", "")) + _next_firing(data),
     "schedule.fired": lambda data: f"{_firing(data)}: task {data['task_id']}",
     "schedule.deferred": lambda data: f"{_firing(data)} waits for the task that runs",
     "schedule.skipped": lambda data: (
-        f"{_counted(data['count'], 'firing')} from {_moment(data['first_at_ms'])}: {data['reason']}"
+        f"{_counted(data['count'], 'firing')} from {_moment(data['first_at_ms'])}: "
+        + _SKIPPED.get(data["reason"], data["reason"])
     ),
     "schedule.firing_failed": lambda data: f"that of {_moment(data['nominal_at_ms'])}: {_error(data)}",
     "schedule.task_ended": lambda data: (
         f"that of {_moment(data['nominal_at_ms'])}: {data['status'].replace('_', ' ')}"
+        + (f": {_error(data)}" if data.get("error_message") else "")
     ),
     "schedule.task_cancel_requested": lambda data: f"task {data['task_id']}: {data['reason']}",
     "schedule.backfill_requested": lambda data: (
         f"{_counted(data['count'], 'firing')} from {_moment(data['from_ms'])}, {data['concurrency']} at once"
+        + _by(data, "requested_by")
     ),
     "schedule.backfill_completed": lambda data: f"{_counted(data['fired_count'], 'firing')} made up for",
-    "schedule.deleted": lambda data: data.get("reason") or "no reason given",
+    "schedule.deleted": lambda data: _by_hand(data, "deleted_by", data.get("reason", "")),
     "bulk.requested": lambda data: (
         f"{data['action']}, {data['rate_per_second']:g} tasks/s"
         + (f": {data['reason']}" if data.get("reason") else "")
@@ -432,6 +449,17 @@ def timeline(envelopes: Sequence[Envelope]) -> Iterable[tuple[object, ...]]:
             clock(envelope.recorded_at),
             f"+{duration(since)}",
             Text(envelope.type, style=_STYLES.get(envelope.type, "")),
+            describe(envelope.type, payload(envelope)),
+        )
+
+
+def dated_timeline(envelopes: Iterable[Envelope]) -> Iterable[tuple[object, ...]]:
+    """Rows of a history that goes over days: version, day and time, type, what happened."""
+    for envelope in envelopes:
+        yield (
+            envelope.version,
+            moment(envelope.recorded_at),
+            envelope.type,
             describe(envelope.type, payload(envelope)),
         )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from .errors import CommandError, ExitCode
+from .errors import CommandError, ExitCode, explain
 from .options import TIMEOUT_SECONDS, NatsUrl, Output, TimeoutSeconds
 from .output import OutputFormat, moment, print_fields, print_table, progress, say, show
-from .running import ask, client, run_async
-from .schedule_input import file_settings, span_seconds
+from .running import ask
+from .schedule_input import file_settings, in_typed_words, span_seconds
 from .task_input import context_of, moment_of, who
 from .template import parse_reference
 
@@ -168,18 +169,18 @@ def create(
         spec = {**options, "task": task}
 
     from stepweave.api_errors import Conflict
-    from stepweave_schemas.api import ScheduleReply
 
-    async def work() -> ScheduleReply:
-        async with client(nats_url, timeout_seconds) as api:
-            try:
-                return await api.create_schedule(
+    try:
+        with _typed_words(file):
+            reply = ask(
+                lambda api: api.create_schedule(
                     own_name, spec, namespace=namespace, replace=replace, created_by=who()
-                )
-            except Conflict as error:
-                raise CommandError(f"{error.message}; --replace gives it these", ExitCode.REFUSED) from None
-
-    reply = run_async(work())
+                ),
+                nats_url,
+                timeout_seconds,
+            )
+    except Conflict as error:
+        raise CommandError(f"{error.message}; --replace gives it these", ExitCode.REFUSED) from None
     if output is not OutputFormat.TABLE:
         show(reply, output, lambda: None)
         return
@@ -249,6 +250,40 @@ def show_(
 
 
 @app.command()
+def history(
+    name: ScheduleName,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most to show.", metavar="N")] = 50,
+    before: Annotated[
+        int | None,
+        typer.Option("--before", min=1, help="Only events before this one, by its number.", metavar="N"),
+    ] = None,
+    nats_url: NatsUrl = None,
+    timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show what has happened to a schedule, the newest last: who did what, what fired, what was skipped and why.
+
+    That of a deleted schedule can still be read.
+    """
+    from .event_text import dated_timeline
+
+    namespace, own_name = _named(name)
+    found = ask(
+        lambda api: api.get_schedule_events(
+            own_name, namespace=namespace, before_version=before, limit=limit
+        ),
+        nats_url,
+        timeout_seconds,
+    )
+    if output is not OutputFormat.TABLE:
+        show(found, output, lambda: None)
+        return
+    print_table((">#", "time (UTC)", "event", "what"), dated_timeline(found), empty="no event before that")
+    if found and found[0].version > 1:
+        progress(f"{found[0].version - 1} earlier: --before {found[0].version}")
+
+
+@app.command()
 def preview(
     cron: Cron = None,
     every: Every = None,
@@ -272,7 +307,8 @@ def preview(
     }
     timing = {key: value for key, value in given.items() if value is not None}
 
-    found = ask(lambda api: api.preview_schedule(timing, count=count), nats_url, timeout_seconds)
+    with _typed_words():
+        found = ask(lambda api: api.preview_schedule(timing, count=count), nats_url, timeout_seconds)
     show(found, output, lambda: _print_firings(found))
 
 
@@ -328,18 +364,18 @@ def trigger(
     namespace, own_name = _named(name)
 
     from stepweave.api_errors import Conflict
-    from stepweave_schemas.api import TriggerReply
 
-    async def work() -> TriggerReply:
-        async with client(nats_url, timeout_seconds) as api:
-            try:
-                return await api.trigger_schedule(
-                    own_name, namespace=namespace, allow_overlap=allow_overlap, triggered_by=who()
-                )
-            except Conflict as error:
-                raise CommandError(f"{error.message} (--allow-overlap)", ExitCode.REFUSED) from None
+    try:
+        reply = ask(
+            lambda api: api.trigger_schedule(
+                own_name, namespace=namespace, allow_overlap=allow_overlap, triggered_by=who()
+            ),
+            nats_url,
+            timeout_seconds,
+        )
+    except Conflict as error:
+        raise CommandError(f"{error.message} (--allow-overlap)", ExitCode.REFUSED) from None
 
-    reply = run_async(work())
     if output is not OutputFormat.TABLE:
         show(reply, output, lambda: None)
         return
@@ -380,19 +416,20 @@ def backfill(
     since = moment_of(from_at, "--from", past=True)
     until = None if until_at is None else moment_of(until_at, "--until", past=True)
 
-    reply = ask(
-        lambda api: api.backfill_schedule(
-            own_name,
-            since,
-            until,
-            namespace=namespace,
-            concurrency=concurrency,
-            dry_run=dry_run,
-            requested_by=who(),
-        ),
-        nats_url,
-        timeout_seconds,
-    )
+    with _typed_words():
+        reply = ask(
+            lambda api: api.backfill_schedule(
+                own_name,
+                since,
+                until,
+                namespace=namespace,
+                concurrency=concurrency,
+                dry_run=dry_run,
+                requested_by=who(),
+            ),
+            nats_url,
+            timeout_seconds,
+        )
     if output is not OutputFormat.TABLE:
         show(reply, output, lambda: None)
         return
@@ -401,7 +438,7 @@ def backfill(
     if reply.count > len(reply.first):
         progress(f"and {reply.count - len(reply.first)} more")
     if dry_run:
-        progress(f"{firings}; without --dry-run they start")
+        progress(f"{firings}; without --dry-run those start that have not fired yet")
     else:
         progress(f"{firings}; how it goes: stepweave schedule show {name}")
 
@@ -455,6 +492,7 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
             ("context", bytes(task.context).decode()),
             ("paused", f"{moment(found.paused_at)} by {found.paused_by}" if found.paused_at else None),
             ("note", found.note),
+            ("problem", found.problem),
             ("running", found.running_count or None),
             ("waiting", None if found.waiting is None else f"the firing of {moment(found.waiting.at)}"),
             ("fired", found.fired_count),
@@ -467,7 +505,9 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
             f"backfill {moment(one.from_at)} to {moment(one.until_at)}: {one.fired_count} of {one.count} fired"
         )
     say()
-    _print_firings(found.next_firings)
+    _print_firings(
+        found.next_firings, "firings if resumed now (UTC)" if found.paused_at else "next firings (UTC)"
+    )
     if with_runs and found.runs:
         say()
         print_table(
@@ -478,9 +518,14 @@ def print_schedule(found: ScheduleResponse, *, with_runs: bool = True) -> None:
 
 
 def _print_firings(firings: Iterable[FiringTime], title: str = "next firings (UTC)") -> None:
+    shown = list(firings)
+    with_jitter = any(one.due_at for one in shown)
     print_table(
-        (title, "in the schedule's zone"),
-        ((moment(one.at), one.local.replace("T", " ")) for one in firings),
+        (title, "in the schedule's zone", *(("with jitter (UTC)",) if with_jitter else ())),
+        (
+            (moment(one.at), one.local.replace("T", " "), *((moment(one.due_at),) if with_jitter else ()))
+            for one in shown
+        ),
         empty="no firing lies ahead",
     )
 
@@ -488,6 +533,19 @@ def _print_firings(firings: Iterable[FiringTime], title: str = "next firings (UT
 def _run_row(run: ScheduledRun) -> tuple[Any, ...]:
     error = f"{run.error_message} [{run.error_code}]" if run.error_code else run.error_message
     return moment(run.at), run.cause, run.task_uuid, run.status, error
+
+
+@contextmanager
+def _typed_words(file: Path | None = None) -> Iterator[None]:
+    """Settings that the API refuses are called what they are called in the file, or by the options."""
+    from stepweave.api_errors import ValidationFailed
+
+    try:
+        yield
+    except ValidationFailed as error:
+        code, text = explain(error)
+        first, *details = text.split("\n")
+        raise CommandError("\n".join([in_typed_words(first, file), *details]), code) from None
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from .task_input import context_of, moment_of, payload_of, who
 from .template import parse_reference
 
 if TYPE_CHECKING:
+    from stepweave.api_errors import Conflict
     from stepweave.client import Client
     from stepweave.responses import SignalResponse, TaskResponse
     from stepweave_schemas.api import StepSummary
@@ -95,7 +96,7 @@ def create(
     given = context_of(context, settings or ())
     later = None if start_at is None else moment_of(start_at, "--start-at")
 
-    from stepweave.api_errors import Conflict
+    from stepweave.api_errors import Conflict, ValidationFailed
 
     async def work() -> TaskResponse:
         async with client(nats_url, timeout_seconds) as api:
@@ -114,9 +115,11 @@ def create(
                     correlation_id=correlation_id,
                 )
             except Conflict as error:
-                raise CommandError(
-                    f"{error.message}; repeat that request exactly, or give another --key", ExitCode.REFUSED
-                ) from None
+                raise CommandError(_other_request(error, key), ExitCode.REFUSED) from None
+            except ValidationFailed as error:
+                if "idempotency_key" in error.message:
+                    raise CommandError(f"{error.message} with --key", ExitCode.REFUSED) from None
+                raise
             if task.replayed:
                 progress("this task exists already: the same request made it before")
             if watch:
@@ -132,6 +135,15 @@ def create(
         _refuse_failure(task)
     elif output is OutputFormat.TABLE:
         progress(f"follow it with: stepweave task watch {task.task_uuid}")
+
+
+def _other_request(error: Conflict, key: str | None) -> str:
+    """Why a task is not created, which one stands for it, and what to do."""
+    task_id = error.details.get("task_id")
+    which = f": task {task_id}; `stepweave task get {task_id}` shows it" if task_id else ""
+    if key is not None:
+        return f"{error.message}{which}; repeat that request exactly, or give another --key"
+    return f"{error.message}{which}; a --key of its own makes this another task"
 
 
 @app.command()

@@ -27,6 +27,17 @@ class GetSchedule(Request, frozen=True, kw_only=True):
     namespace: str = "default"
 
 
+class GetScheduleEvents(Request, frozen=True, kw_only=True):
+    """`schedule.events`: what has happened to a schedule, also to a deleted one. Answer: `ScheduleEventsReply`."""
+
+    name: str
+    namespace: str = "default"
+    #: Only events before this version; absent: the newest.
+    before_version: int | None = None
+    #: 1..1000; fewer come back where they would not fit into one message.
+    limit: int = 50
+
+
 class ListSchedules(Request, frozen=True, kw_only=True):
     """`schedule.list`: ordered by namespace and name. Answer: `SchedulePage`."""
 
@@ -106,12 +117,14 @@ class PreviewSchedule(Request, frozen=True, kw_only=True):
 
 
 class FiringTime(msgspec.Struct, frozen=True, kw_only=True):
-    """A firing ahead; a schedule with jitter carries it out up to `jitter_seconds` later."""
+    """A firing ahead."""
 
     #: UTC.
     at: str
     #: The same moment by the schedule's clock.
     local: str
+    #: When it is carried out, where jitter makes that later; UTC.
+    due_at: str | None = None
 
 
 class ScheduledRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +172,7 @@ class ScheduleResponse(msgspec.Struct, frozen=True, kw_only=True):
     paused_by: str
     #: Of the last pause or resumption.
     note: str
-    #: The next ten.
+    #: The next ten; of a paused schedule those that there were if it was resumed now.
     next_firings: tuple[FiringTime, ...]
     #: Its tasks that have not ended; the first ten.
     running: tuple[ScheduledRun, ...]
@@ -174,6 +187,8 @@ class ScheduleResponse(msgspec.Struct, frozen=True, kw_only=True):
     failed_count: int
     #: The version of the schedule's stream that this shows.
     stream_version: int
+    #: Why it does not fire as its settings say, and what to do; empty where it does.
+    problem: str = ""
 
 
 class ScheduleReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,6 +231,12 @@ class PreviewReply(msgspec.Struct, frozen=True, kw_only=True):
     """The firings ahead; fewer than asked for where no more are left."""
 
     firings: tuple[FiringTime, ...]
+
+
+class ScheduleEventsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Envelopes in order of version; there are earlier ones where the first is not version 1."""
+
+    events: tuple[msgspec.Raw, ...]
 
 
 class ScheduleListItem(msgspec.Struct, frozen=True, kw_only=True):

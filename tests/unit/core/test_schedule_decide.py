@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from stepweave_orchestrator.core.schedules import commands, orders
-from stepweave_orchestrator.core.schedules.decide import FIRINGS_PER_DECISION_MAX
+from stepweave_orchestrator.core.schedules.decide import FIRINGS_PER_DECISION_MAX, GRACE_MS
+from stepweave_orchestrator.core.schedules.references import unknown_references
 from stepweave_orchestrator.core.schedules.state import RUNNING_TASKS_MAX
 from stepweave_orchestrator.core.schedules.view import schedule_response
 from stepweave_schemas import events
@@ -144,6 +147,15 @@ def test_missed_firings_within_the_window_are_made_up_for_in_order() -> None:
     assert fired(found) == [now - 3 * MINUTE, now - 2 * MINUTE, now - MINUTE, now]
 
 
+def test_without_a_window_a_firing_may_still_be_a_little_late() -> None:
+    """No wake-up comes on the millisecond; what an outage has cost stays lost."""
+    one = Schedule(overlap="allow", catch_up_seconds=0)
+    assert fired(one.wake(FIRST + 5)) == [FIRST]
+    assert fired(one.wake(FIRST + MINUTE + GRACE_MS)) == [FIRST + MINUTE]
+    found = one.wake(FIRST + 3 * MINUTE + GRACE_MS + 1)
+    assert (skipped(found), fired(found)) == ([("missed", 2)], [])
+
+
 @pytest.mark.parametrize("policy", ["skip", "buffer_one", "cancel_running"])
 def test_a_long_outage_costs_few_events(policy: str) -> None:
     one = Schedule(cron="* * * * * *", overlap=policy, catch_up_seconds=7 * 86_400)
@@ -263,6 +275,17 @@ def test_a_backfill_of_what_has_fired_is_the_same_task() -> None:
     assert names(one.end(task_id)) == ["task_ended", "backfill_completed"]
 
 
+def test_a_backfill_whose_schedule_is_replaced_stays_bounded() -> None:
+    one = Schedule(cron="0 0 * * *", now_ms=at("2026-01-05 12:00"))
+    one.ask(backfill(at("2026-01-01 00:00"), at("2026-01-05 00:00")))
+    one.ask(create(cron="* * * * * *", replace=True))
+    one.ask(commands.PauseSchedule())
+    for _ in range(commands.BACKFILL_FIRINGS_MAX - 1):
+        one.end()
+    assert one.state.fired_count == commands.BACKFILL_FIRINGS_MAX
+    assert names(one.end()) == ["task_ended", "backfill_completed"]
+
+
 def test_backfills_are_bounded() -> None:
     one = Schedule(cron="* * * * * *")
     assert "10000 at most" in one.refused(backfill(T0 - DAY, T0))
@@ -284,6 +307,30 @@ def test_the_same_settings_again_are_the_same_schedule() -> None:
     [event] = one.ask(create(every_seconds=3600, replace=True))
     assert isinstance(event, events.ScheduleUpdated)
     assert one.state.next_wake_ms() == at("2026-01-05 13:00")
+
+
+def test_replacing_the_settings_loses_no_firing_that_is_due() -> None:
+    late: dict[str, Any] = {"cron": "0 12 * * *", "jitter_seconds": 3_600}
+    noon = at("2026-01-06 12:00")
+    one = Schedule(**late)
+    due = one.state.next_wake_ms()
+    assert due is not None
+    one.now_ms = noon + 1
+    assert one.now_ms < due
+    # Another text, the same moments: it still fires, when it is due.
+    assert names(one.ask(create(**late, description="at noon", replace=True))) == ["updated"]
+    assert one.state.next_at_ms == noon
+    # Other moments: it is counted.
+    found = one.ask(create(cron="0 18 * * *", replace=True))
+    assert (names(found), skipped(found)) == (["skipped", "updated"], [("replaced", 1)])
+    assert one.state.next_at_ms == at("2026-01-06 18:00")
+    # In a pause: the pause counts it.
+    one.ask(commands.PauseSchedule())
+    one.now_ms = at("2026-01-07 20:00")
+    assert names(one.ask(create(cron="0 18 * * *", description="at six", replace=True))) == ["updated"]
+    assert skipped(one.ask(create(cron="0 19 * * *", replace=True))) == [("paused", 2)]
+    assert names(one.ask(commands.ResumeSchedule())) == ["resumed"]
+    assert one.state.next_at_ms == at("2026-01-08 19:00")
 
 
 def test_a_deleted_schedule_does_nothing_and_its_tasks_go_on() -> None:
@@ -324,6 +371,23 @@ def test_a_task_that_cannot_begin_is_recorded_and_the_schedule_goes_on() -> None
     assert fired(one.wake(FIRST + MINUTE)) == [FIRST + MINUTE]
 
 
+@pytest.mark.parametrize(
+    ("value", "unknown"),
+    [
+        ({"a": ["${schedule.date}-${schedule.cause}"], "b": "${context.x} $schedule.date", "c": 7}, []),
+        ({"a": "${schedule.day}", "b": ["${schedule.day}"]}, ["${schedule.day}"]),
+        ({"a": "${ schedule.date }"}, ["${ schedule.date }"]),
+        ({"a": "${Schedule.date}"}, ["${Schedule.date}"]),
+        ({"a": "${schedule.date"}, ["${schedule.date"]),
+        ({"a": "${schedule}"}, ["${schedule}"]),
+        ({"${schedule.date}": 1}, ["the key ${schedule.date}"]),
+        (["day:${schedule.dates}"], ["${schedule.dates}"]),
+    ],
+)
+def test_what_looks_like_a_reference_and_is_none(value: Any, unknown: list[str]) -> None:
+    assert unknown_references(value) == unknown
+
+
 def test_the_order_of_a_firing() -> None:
     context = {
         "day": "${schedule.date}",
@@ -334,7 +398,7 @@ def test_the_order_of_a_firing() -> None:
         namespace="jobs",
         version="1.2.0",
         context=msgspec.Raw(msgspec.json.encode(context)),
-        tags=("daily",),
+        tags=("daily", "day:${schedule.date}"),
         priority=5,
     )
     one = Schedule(cron="30 0 * * *", time_zone="Europe/Berlin", task=task)
@@ -346,7 +410,7 @@ def test_the_order_of_a_firing() -> None:
         "all": ["regular 2026-01-06T00:30:00+01:00", "$${x}", 7, None],
     }
     assert (order.namespace, order.name, order.version, order.priority) == ("jobs", "report", "1.2.0", 5)
-    assert order.tags == ("daily", "schedule:default/reports")
+    assert order.tags == ("daily", "day:2026-01-06", "schedule:default/reports")
     assert order.initiator == "schedule:default/reports"
     assert order.requested_at == timestamp(nominal)
     assert order.schedule.nominal_at_ms == nominal
@@ -362,3 +426,43 @@ def test_how_callers_see_it() -> None:
     assert seen.next_firings[0].local == "2026-01-05T15:00:00+01:00"
     assert [run.status for run in seen.runs] == ["running"]
     assert seen.running_count == 1
+
+
+def test_a_firing_that_its_jitter_holds_back_is_the_next_one() -> None:
+    one = Schedule(jitter_seconds=240)
+    due = one.state.next_wake_ms()
+    assert due is not None
+    assert due > FIRST + 1
+    seen = schedule_response(one.state, FIRST + 1)
+    assert seen.next_firings[0].at == timestamp(FIRST)
+    assert seen.next_firings[0].due_at == timestamp(due)
+    # They come in order, whatever the jitter of each.
+    dues = [firing.due_at or "" for firing in seen.next_firings]
+    assert dues == sorted(dues)
+    one.wake(due)
+    assert schedule_response(one.state, due).next_firings[0].at == timestamp(FIRST + MINUTE)
+    one.ask(commands.PauseSchedule())
+    # What a pause will skip is not ahead.
+    assert schedule_response(one.state, FIRST + DAY).next_firings[0].at == timestamp(FIRST + DAY + MINUTE)
+
+
+def test_a_clock_that_was_far_ahead_is_said_and_mended() -> None:
+    one = Schedule(cron="0 0 * * *")
+    one.wake(T0 + 365 * DAY)
+    one.end()
+    one.now_ms = T0 + HOUR
+    assert one.wake() == []
+    seen = schedule_response(one.state, one.now_ms)
+    assert seen.problem.startswith(
+        "the clock of an orchestrator was ahead: it was 2027-01-05T12:00:30.000Z by it"
+    )
+    assert names(one.ask(commands.ResumeSchedule(by="ada"))) == ["resumed"]
+    assert schedule_response(one.state, one.now_ms).problem == ""
+    tomorrow = at("2026-01-06 00:00")
+    assert fired(one.wake(tomorrow)) == [tomorrow]
+    # Some seconds between two machines are none of it.
+    other = Schedule()
+    other.wake(FIRST)
+    assert schedule_response(other.state, FIRST - 5_000).problem == ""
+    other.now_ms = FIRST - 5_000
+    assert other.ask(commands.ResumeSchedule()) == []

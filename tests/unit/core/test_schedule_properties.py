@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ STEPS = st.lists(
         st.tuples(st.just("snapshot"), st.just(0)),
         st.tuples(st.just("pause"), st.just(0)),
         st.tuples(st.just("resume"), st.just(0)),
+        st.tuples(st.just("replace"), st.integers(0, 50)),
         st.tuples(st.just("trigger"), st.integers(0, 3)),
         st.tuples(st.just("backfill"), st.integers(1, 5)),
     ),
@@ -71,6 +73,9 @@ def do(one: Schedule, what: str, number: int) -> None:
             one.ask(commands.PauseSchedule())
         case "resume":
             one.ask(commands.ResumeSchedule())
+        case "replace":
+            spec = msgspec.structs.replace(one.state.spec, description=str(number))
+            one.ask(commands.CreateSchedule(namespace="default", name="reports", spec=spec, replace=True))
         case "trigger" | "backfill":
             asked: Any = (
                 trigger(f"t{number}")
@@ -90,7 +95,7 @@ def test_each_moment_gets_one_task_and_none_is_lost(
     resumed_after_a_step_back = False
     latest = one.now_ms
     for what, number in steps:
-        resumed_after_a_step_back |= what == "resume" and one.now_ms < latest
+        resumed_after_a_step_back |= what in ("resume", "replace") and one.now_ms < latest
         do(one, what, number)
         latest = max(latest, one.now_ms)
         assert one.state == one.replayed()

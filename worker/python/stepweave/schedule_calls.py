@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stepweave_schemas import api
+from stepweave_schemas.envelope import Envelope, decode_envelope
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.schedule import ClosedSpec, ClosedTiming
 
@@ -55,6 +56,26 @@ class ScheduleCalls(Calls):
         """A schedule with its next ten firings and its last runs; raises `NotFound`."""
         request = api.GetSchedule(name=name, namespace=namespace)
         return await self._call("schedule.get", request, api.ScheduleResponse, timeout_seconds)
+
+    async def get_schedule_events(
+        self,
+        name: str,
+        *,
+        namespace: str = "default",
+        before_version: int | None = None,
+        limit: int = 50,
+        timeout_seconds: float | None = None,
+    ) -> list[Envelope]:
+        """The last `limit` events of a schedule's history, in order; of a deleted one too. Raises `NotFound`.
+
+        With `before_version` those before that one; the first of all has version 1. At most 1,000, and fewer where
+        they would not fit into one message.
+        """
+        request = api.GetScheduleEvents(
+            name=name, namespace=namespace, before_version=before_version, limit=limit
+        )
+        page = await self._call("schedule.events", request, api.ScheduleEventsReply, timeout_seconds)
+        return [decode_envelope(bytes(raw)) for raw in page.events]
 
     async def list_schedules(
         self,

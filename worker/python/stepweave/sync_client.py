@@ -107,6 +107,7 @@ class SyncClient:
     close_circuit = _waiting(Client.close_circuit)
     create_schedule = _waiting(Client.create_schedule)
     get_schedule = _waiting(Client.get_schedule)
+    get_schedule_events = _waiting(Client.get_schedule_events)
     list_schedules = _waiting(Client.list_schedules)
     pause_schedule = _waiting(Client.pause_schedule)
     resume_schedule = _waiting(Client.resume_schedule)

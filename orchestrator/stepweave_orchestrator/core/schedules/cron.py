@@ -207,8 +207,10 @@ def _parse(expression: str) -> CronSim:
     if len(text) > CRON_CHARS_MAX:
         raise CronError(f"{len(text)} characters, {CRON_CHARS_MAX} at most")
     count = len(text.split())
+    known = ", ".join(SHORTHANDS)
+    if text.strip().startswith("@"):
+        raise CronError(f"{expression!r} stands for nothing; what does: {known}")
     if count not in (5, 6):
-        known = ", ".join(SHORTHANDS)
         raise CronError(
             f"{expression!r} has {count} fields; expected five (minute hour day month weekday), six with seconds in "
             f"front, or one of {known}"

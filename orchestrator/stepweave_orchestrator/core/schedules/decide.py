@@ -35,6 +35,9 @@ from .timing import Timing
 
 #: Firings in one decision; a wake-up follows for the rest.
 FIRINGS_PER_DECISION_MAX: Final = 100
+#: Late by so much is not missed, whatever the catch-up window: wake-ups are late by some ms, on a busy machine by more,
+#: and while another orchestrator takes over by the length of a lease.
+GRACE_MS: Final = 30_000
 
 
 class _Turn:
@@ -90,7 +93,8 @@ def decide(state: ScheduleState, command: StreamCommand | Wake, moment: Moment) 
 
 def _create(turn: _Turn, command: CreateSchedule) -> Rejection | None:
     state = turn.state
-    next_at_ms = Timing(command.spec).next_after(turn.now_ms)
+    timing = Timing(command.spec)
+    next_at_ms = timing.next_after(turn.now_ms)
     if not state.exists:
         turn.emit(
             events.ScheduleCreated(
@@ -109,6 +113,13 @@ def _create(turn: _Turn, command: CreateSchedule) -> Rejection | None:
             "CONFLICT",
             "a schedule of this name exists with other settings",
         )
+    due_ms = state.next_at_ms
+    if due_ms is not None and due_ms <= turn.now_ms:
+        # Late by its jitter, missed, or in a pause: a moment that still is one is not lost by other settings.
+        if turn.timing.is_same(timing):
+            next_at_ms = due_ms
+        else:
+            _skip(turn, "paused" if state.is_paused else "replaced", due_ms, turn.now_ms + 1)
     turn.emit(events.ScheduleUpdated(spec=command.spec, next_at_ms=next_at_ms, updated_by=command.by))
     return None
 
@@ -124,7 +135,7 @@ def _pause(turn: _Turn, command: PauseSchedule) -> None:
 
 def _resume(turn: _Turn, command: ResumeSchedule) -> None:
     state = turn.state
-    if not state.is_paused:
+    if not state.is_paused and not state.is_ahead(turn.timing, turn.now_ms):
         return
     next_at_ms = turn.timing.next_after(turn.now_ms)
     first_ms = state.next_at_ms
@@ -177,19 +188,11 @@ def _backfill(turn: _Turn, command: BackfillSchedule) -> Rejection | None:
         return None
     if len(state.backfills) >= BACKFILLS_MAX:
         return Rejection("CONFLICT", f"{BACKFILLS_MAX} backfills wait or run, which is the most there may be")
-    if command.until_ms > turn.now_ms + 1000:
-        return Rejection(
-            "CONFLICT", "the range of a backfill lies in the past; later firings come by themselves"
-        )
     if not 1 <= command.concurrency <= BACKFILL_CONCURRENCY_MAX:
         return Rejection("CONFLICT", f"concurrency: 1 to {BACKFILL_CONCURRENCY_MAX}")
     count = turn.timing.count(command.from_ms, command.until_ms)
-    if count > BACKFILL_FIRINGS_MAX:
-        return Rejection(
-            "CONFLICT", f"the range has {count} firings, {BACKFILL_FIRINGS_MAX} at most; cut it up"
-        )
-    if not count:
-        return Rejection("CONFLICT", "the schedule has no firing in this range")
+    if refusal := backfill_refusal(count, command.until_ms, turn.now_ms):
+        return Rejection("CONFLICT", refusal)
     turn.emit(
         events.ScheduleBackfillRequested(
             backfill_id=command.request_id,
@@ -202,6 +205,15 @@ def _backfill(turn: _Turn, command: BackfillSchedule) -> Rejection | None:
         )
     )
     return None
+
+
+def backfill_refusal(count: int, until_ms: int, now_ms: int) -> str | None:
+    """Why a range with `count` firings cannot be made up for; `None` where it can."""
+    if until_ms > now_ms + 1000:
+        return "the range of a backfill lies in the past; later firings come by themselves"
+    if count > BACKFILL_FIRINGS_MAX:
+        return f"the range has {count} firings, {BACKFILL_FIRINGS_MAX} at most; cut it up"
+    return None if count else "the schedule has no firing in this range"
 
 
 def _delete(turn: _Turn, command: DeleteSchedule) -> None:
@@ -271,7 +283,7 @@ def _carry_on_regular(turn: _Turn) -> None:
         return
     policy = turn.spec.overlap
     timing = turn.timing
-    horizon_ms = now_ms - turn.spec.catch_up_seconds * 1000 - timing.jitter_ms
+    horizon_ms = now_ms - max(turn.spec.catch_up_seconds * 1000, GRACE_MS) - timing.jitter_ms
     if state.next_at_ms < horizon_ms:
         _skip(turn, "missed", state.next_at_ms, horizon_ms)
     #: Every nominal moment up to here is due, whatever its jitter.
@@ -309,7 +321,9 @@ def _carry_on_backfill(turn: _Turn, backfill: Backfill) -> None:
     fired = backfill.fired_count
     while at_ms is not None and running < backfill.concurrency and len(state.running) < RUNNING_TASKS_MAX:
         next_at_ms = turn.timing.next_after(at_ms)
-        if next_at_ms is not None and next_at_ms >= backfill.until_ms:
+        # The settings may have been replaced by such that fire more often.
+        full = fired + 1 >= BACKFILL_FIRINGS_MAX
+        if next_at_ms is not None and (next_at_ms >= backfill.until_ms or full):
             next_at_ms = None
         firing = Firing(state.task_id_of(at_ms), at_ms, BACKFILL, backfill.backfill_id)
         if firing.task_id in state.running:

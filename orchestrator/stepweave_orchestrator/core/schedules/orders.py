@@ -38,7 +38,7 @@ def start_order(state: ScheduleState, firing: Firing) -> StartScheduled:
         name=task.name,
         version=task.version,
         context=msgspec.Raw(msgspec.json.encode(fill(msgspec.json.decode(task.context), values))),
-        tags=(*task.tags, f"schedule:{schedule}"),
+        tags=(*fill(list(task.tags), values), f"schedule:{schedule}"),
         priority=task.priority,
         initiator=f"schedule:{schedule}",
         reason=f"{firing.cause} firing of {fired_at}" + (f" by {firing.fired_by}" if firing.fired_by else ""),

@@ -1,4 +1,8 @@
-"""References in the context of a scheduled task: `${schedule.date}` stands for the day that a firing is about."""
+"""References in the context and the tags of a scheduled task: `${schedule.date}` is the day that a firing is about.
+
+They stand in texts, not in the keys of objects. Whatever looks like one and is none is refused when the schedule is
+created: it would be in every task, unfilled.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from .timing import Timing
 #: What a firing knows, by the name in `${schedule.NAME}`.
 NAMES: Final = ("fired_at", "local_time", "date", "time_zone", "namespace", "name", "cause")
 _REFERENCE: Final = re.compile(r"\$\{schedule\.([^{}]*)\}")
+#: What is meant as one, however it is written.
+_MEANT: Final = re.compile(r"\$\{\s*schedule\b[^{}]*\}?", re.IGNORECASE)
 
 
 def firing_values(timing: Timing, namespace: str, name: str, nominal_ms: int, cause: str) -> dict[str, str]:
@@ -39,23 +45,20 @@ def fill(value: Any, values: dict[str, str]) -> Any:
 
 
 def unknown_references(value: Any) -> list[str]:
-    """The references that name nothing, as they are written."""
-    found = {text: None for text in _texts(value) for text in _unknown_in(text)}
-    return list(found)
+    """What is written like a reference in a JSON value and stands for nothing: as it is written, each once."""
+    return list(dict.fromkeys(_unknown(value)))
 
 
-def _unknown_in(text: str) -> Iterator[str]:
-    for match in _REFERENCE.finditer(text):
-        if match[1] not in NAMES:
-            yield match[0]
-
-
-def _texts(value: Any) -> Iterator[str]:
+def _unknown(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
+        for meant in _MEANT.findall(value):
+            match = _REFERENCE.fullmatch(meant)
+            if match is None or match[1] not in NAMES:
+                yield meant
     elif isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
+        for key, each in value.items():
+            yield from (f"the key {meant}" for meant in _MEANT.findall(key))
+            yield from _unknown(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _texts(each)
+            yield from _unknown(each)

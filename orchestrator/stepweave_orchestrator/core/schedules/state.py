@@ -15,6 +15,8 @@ from .timing import Timing, jitter_ms
 SNAPSHOT_FORMAT: Final = 1
 #: Tasks of one schedule that run at the same time; further firings wait for one of them to end.
 RUNNING_TASKS_MAX: Final = 1_000
+#: By so much the clocks of two orchestrators may differ.
+CLOCKS_DIFFER_MS_MAX: Final = 60_000
 #: Runs that are kept for people to see, and manual firings that are known again.
 RUNS_KEPT_MAX: Final = 20
 REQUEST_IDS_MAX: Final = 100
@@ -128,6 +130,13 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     def due_ms(self, nominal_ms: int, jitter_ms_max: int) -> int:
         """When a regular firing is carried out."""
         return nominal_ms + jitter_ms(self.schedule_id, nominal_ms, jitter_ms_max)
+
+    def is_ahead(self, timing: Timing, now_ms: int) -> bool:
+        """Whether moments that are yet to come count as past: a clock that was far ahead has moved the schedule on."""
+        if self.is_deleted or self.next_at_ms is None:
+            return False
+        first_ms = timing.next_after(now_ms + CLOCKS_DIFFER_MS_MAX)
+        return first_ms is not None and first_ms < self.next_at_ms
 
     def next_wake_ms(self) -> int | None:
         """When a `Wake` would have an effect."""

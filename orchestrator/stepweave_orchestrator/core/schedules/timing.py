@@ -79,12 +79,28 @@ class Timing:
         if self._starts_ms is not None and self._ends_ms is not None and self._ends_ms <= self._starts_ms:
             problems.append("ends_at: it is not later than starts_at")
         if not 0 <= spec.jitter_seconds <= JITTER_SECONDS_MAX:
-            problems.append(f"jitter_seconds: 0 to {JITTER_SECONDS_MAX}")
+            problems.append(
+                f"jitter_seconds: {spec.jitter_seconds} s; a jitter has 0 to {JITTER_SECONDS_MAX} s (1d)"
+            )
         self.jitter_ms = spec.jitter_seconds * 1000
         moments = self._moments(spec, problems)
         if moments is None or problems:
             raise TimingError(problems)
         self._of = moments
+        #: What the moments follow from.
+        self._identity = (
+            spec.cron,
+            spec.every_seconds,
+            spec.at,
+            spec.anchor,
+            spec.time_zone,
+            self._starts_ms,
+            self._ends_ms,
+        )
+
+    def is_same(self, other: Timing) -> bool:
+        """Whether both have the same moments, however late these are by their jitter."""
+        return self._identity == other._identity
 
     def _moments(self, spec: TimingSpec, problems: list[str]) -> _Moments | None:
         given = [
@@ -94,7 +110,7 @@ class Timing:
         ]
         if len(given) != 1:
             said = " and ".join(given) or "none of them"
-            problems.append(f"cron, every_seconds, at: exactly one says when; given: {said}")
+            problems.append(f"exactly one of cron, every_seconds and at says when; given: {said}")
             return None
         if spec.anchor is not None and spec.every_seconds is None:
             problems.append("anchor: only an interval (every_seconds) has one")
@@ -107,7 +123,9 @@ class Timing:
         if spec.every_seconds is not None:
             anchor_ms = _moment("anchor", spec.anchor, problems) or 0
             if not 1 <= spec.every_seconds <= EVERY_SECONDS_MAX:
-                problems.append(f"every_seconds: 1 to {EVERY_SECONDS_MAX}")
+                problems.append(
+                    f"every_seconds: {spec.every_seconds} s; an interval has 1 to {EVERY_SECONDS_MAX} s (366d)"
+                )
                 return None
             return _Interval(spec.every_seconds, anchor_ms // 1000)
         at_ms = _moment("at", spec.at, problems)
@@ -182,16 +200,25 @@ def check_spec(spec: ScheduleSpec, now_ms: int) -> Timing:
     if spec.overlap not in OVERLAP_POLICIES:
         problems.append(f"overlap: expected one of {', '.join(OVERLAP_POLICIES)}, not {spec.overlap[:100]!r}")
     if not 0 <= spec.catch_up_seconds <= CATCH_UP_SECONDS_MAX:
-        problems.append(f"catch_up_seconds: 0 to {CATCH_UP_SECONDS_MAX}")
+        problems.append(
+            f"catch_up_seconds: {spec.catch_up_seconds} s; the window has 0 to {CATCH_UP_SECONDS_MAX} s (366d)"
+        )
     if len(spec.description) > DESCRIPTION_CHARS_MAX or "\x00" in spec.description:
-        problems.append(f"description: {DESCRIPTION_CHARS_MAX} characters at most, and no NUL")
+        problems.append(
+            f"description: {len(spec.description)} characters; {DESCRIPTION_CHARS_MAX} at most, and no NUL"
+        )
     timing = None
     try:
         timing = Timing(spec)
     except TimingError as error:
         problems += error.problems
     if timing is not None and timing.next_after(now_ms) is None:
-        problems.append("it never fires: no moment of it lies ahead")
+        ends = f" before {spec.ends_at}" if spec.ends_at else ""
+        problems.append(
+            f"at: {spec.at} is not ahead: it would never fire"
+            if spec.at and not ends
+            else f"it would never fire: no moment of it lies ahead{ends}"
+        )
     if problems or timing is None:
         raise TimingError(problems)
     return timing

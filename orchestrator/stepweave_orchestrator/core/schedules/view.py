@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Final
+
+import msgspec
 
 from stepweave_schemas.api import BackfillView, FiringTime, ScheduledRun, ScheduleListItem, ScheduleResponse
 from stepweave_schemas.envelope import timestamp
@@ -51,6 +54,7 @@ def schedule_response(state: ScheduleState, now_ms: int) -> ScheduleResponse:
         skipped_count=state.skipped_count,
         failed_count=state.failed_count,
         stream_version=state.version,
+        problem=_problem(state, timing, now_ms),
     )
 
 
@@ -90,7 +94,28 @@ def _ahead(state: ScheduleState, timing: Timing, now_ms: int) -> tuple[FiringTim
     first_ms = state.next_at_ms
     if first_ms is None:
         return ()
-    return firing_times(timing, timing.preview(max(first_ms - 1, now_ms), PREVIEW_COUNT))
+    # The first one may have its moment behind it: its jitter holds it back. A pause skips such a one.
+    after_ms = max(first_ms - 1, now_ms) if state.is_paused else first_ms - 1
+    moments = timing.preview(after_ms, PREVIEW_COUNT)
+    firings = firing_times(timing, moments)
+    if not timing.jitter_ms:
+        return firings
+    # Each waits for the one before it.
+    dues = accumulate((state.due_ms(at_ms, timing.jitter_ms) for at_ms in moments), max)
+    return tuple(
+        msgspec.structs.replace(firing, due_at=timestamp(due_ms))
+        for firing, due_ms in zip(firings, dues, strict=True)
+    )
+
+
+def _problem(state: ScheduleState, timing: Timing, now_ms: int) -> str:
+    if state.is_paused or not state.is_ahead(timing, now_ms):
+        return ""
+    return (
+        f"the clock of an orchestrator was ahead: it was {timestamp(state.updated_at_ms)} by it when the schedule was "
+        f"last at work, and nothing fires before {timestamp(state.next_at_ms or 0)}; set the clock right, then "
+        f"`stepweave schedule resume {state.namespace}/{state.name}` takes up the firings from now on"
+    )
 
 
 def _run(run: Run) -> ScheduledRun:
