@@ -17,6 +17,8 @@ from .gates.standing import Standing
 BEHIND_MIN: Final = 100
 _PROGRAM: Final = "stepweave"
 _DAY_MS: Final = 86_400_000
+#: What is late by more is said to be overdue.
+_LATE_MS_MIN: Final = 2_000
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,8 @@ def span(milliseconds: int) -> str:
 
 def _due(at_ms: int, now_ms: int) -> str:
     """When something is due, and in which time."""
+    if at_ms < now_ms - _LATE_MS_MIN:
+        return f"at {clock(at_ms, now_ms)}, {span(now_ms - at_ms)} overdue"
     if at_ms <= now_ms:
         return f"at {clock(at_ms, now_ms)}, which is now"
     return f"at {clock(at_ms, now_ms)}, in {span(at_ms - now_ms)}"
@@ -129,7 +133,8 @@ def _are(number: int) -> str:
 def say(finding: Finding, facts: Facts) -> Said:
     """A finding in words."""
     said = _SAYING[finding.code](finding, facts)
-    extra = _behind(finding) if finding.step else ""
+    # Where it is quoted in the explanation of a parent, what waits for it there is meant.
+    extra = _behind(finding) if finding.step and facts.asks_children else ""
     return msgspec.structs.replace(said, sentence=said.sentence + extra)
 
 
@@ -329,7 +334,7 @@ def _of_task(finding: Finding, facts: Facts) -> tuple[str, ...]:
 def _of_step(finding: Finding, facts: Facts) -> tuple[str, ...]:
     """The commands for what an operator may do with the step."""
     found = []
-    for action in finding.details["actions"]:
+    for action in finding.details.get("actions", ()):
         word, *options = _STEP_COMMANDS[action]
         found.append(command("step", word, facts.task_id, finding.step, *options))
     return tuple(found)
@@ -476,7 +481,8 @@ def _in_progress(finding: Finding, facts: Facts) -> Said:
     if facts.workers is not None and not _is_alive(worker_id, facts.workers):
         code, rank = "worker_gone", 0
         text += ". That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again"
-    return Said(code=code, sentence=f"{text}.", commands=(command("worker", "list"),), rank=rank)
+    commands = (command("worker", "list"), *_of_step(finding, facts))
+    return Said(code=code, sentence=f"{text}.", commands=commands, rank=rank)
 
 
 def _is_alive(worker_id: str, workers: Iterable[WorkerFact]) -> bool:
@@ -500,7 +506,7 @@ def _batch(finding: Finding, _facts: Facts) -> Said:
 def _failed(finding: Finding, facts: Facts) -> Said:
     details = finding.details
     text = f"Step {finding.step} failed for good at {clock(finding.since_ms or 0, facts.now_ms)}, try {finding.attempt} of {details['tries']}, with {_error_text(details)}."
-    if not details["blocked"]:
+    if details["rest_goes_on"]:
         then = {
             "compensate": "is undone",
             "fail": "fails",

@@ -12,6 +12,8 @@ import pytest
 from tests.unit.cli.typed import parsed
 
 from stepweave_orchestrator.core import Moment, decide, evolve
+from stepweave_orchestrator.core.commands import InvestigateTask
+from stepweave_orchestrator.core.dead_letters import letter_uuid
 from stepweave_orchestrator.core.explanation import FINDINGS_MAX, Explained, Finding, FindingCode, explained
 from stepweave_orchestrator.core.explanation_facts import (
     ChildFact,
@@ -199,6 +201,11 @@ def test_a_blocked_task() -> None:
         f"stepweave step resolve {TASK_ID} b",
         f"stepweave step complete {TASK_ID} b --result JSON",
     )
+    # Whoever looks into it changes nothing about since when.
+    letter = letter_uuid(TASK_ID, 1)
+    for status in ("investigating", "manually_resolved"):
+        scenario.later(30_000).run(InvestigateTask(letter, status, None, "ada", None))
+        assert told(scenario)[0].sentence.startswith(f"The task is blocked since {NOON} (")
     skippable = begun(compiled(step("a", skippable=True))).run(fail_for_good("a"))
     assert told(skippable)[1].commands[-1] == f"stepweave step skip {TASK_ID} a"
 
@@ -233,6 +240,9 @@ def test_a_task_that_is_paused_before_its_start() -> None:
 def test_a_failure_while_others_run() -> None:
     scenario = begun(compiled("a", "b")).run(fail_for_good("a"))
     assert [one.code for one in told(scenario)] == ["failed", "enqueued"]
+    # Paused while it is blocked, it will be blocked again: nothing goes on that could end first.
+    scenario.run(fail_for_good("b"), PauseTask(reason="", by="ada"))
+    assert "goes on" not in " ".join(one.sentence for one in told(scenario))
     for on_failure, then in (
         ("block", "is blocked until an operator acts"),
         ("fail", "fails"),
@@ -253,6 +263,7 @@ def test_a_task_that_is_being_undone() -> None:
         "The task is being undone because of b: 1 compensation is left. It ends in error when they are through."
     )
     assert running.sentence.startswith("Step compensate:a, try 1 of 3, was given to the workers")
+    assert failed.sentence.endswith("with permanent_error (boom).")
 
 
 def test_tasks_that_have_ended() -> None:
@@ -432,7 +443,21 @@ def test_a_step_that_runs() -> None:
     assert (gone.code, gone.rank) == ("worker_gone", 0)
     assert "That worker is not among the live ones" in gone.sentence
     scenario = begun(one_step()).run(save("a", {"row": 7}, items_processed=7), start("a"))
-    assert "by its last checkpoint 7 items are done; it has no time-out." in only(scenario).sentence
+    endless = only(scenario)
+    assert "by its last checkpoint 7 items are done; it has no time-out." in endless.sentence
+    # Nothing but somebody's act may ever end it.
+    assert endless.commands == (
+        "stepweave worker list",
+        f"stepweave step resolve {TASK_ID} a",
+        f"stepweave step complete {TASK_ID} a --result JSON",
+    )
+
+
+def test_what_is_overdue() -> None:
+    """The moment of a retry is over, and nobody has acted: its owner is away."""
+    scenario = begun(one_step()).run(fail("a"))
+    assert only(scenario, Known(later_ms=1_500)).sentence.endswith("begins at 12:00:01 UTC, which is now.")
+    assert only(scenario, Known(later_ms=47_000)).sentence.endswith("begins at 12:00:01 UTC, 46 s overdue.")
 
 
 def test_a_step_that_waits_for_its_retry() -> None:
