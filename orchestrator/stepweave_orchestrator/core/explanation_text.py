@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from .explanation import NAMES_MAX, Explained, Finding
-from .explanation_facts import Facts, WorkerFact, shard_state
+from .explanation_facts import Facts, ShardFact, WorkerFact, shard_state
 from .gates.standing import Standing
 
 #: The owner of a shard has so many messages to read before it is said.
@@ -672,16 +672,18 @@ _SAYING: Final[dict[str, Callable[[Finding, Facts], Said]]] = {
 
 
 def say_shard(facts: Facts, *, is_over: bool) -> Said | None:
-    """What is wrong with the shard of a task, which then moves no task of it; `None` where nothing is.
+    """What is wrong with the shard of a task, which then moves no task of it; `None` where nothing is known to be.
 
     `is_over`: the task has ended, so that nothing of it has to move.
     """
     fact = facts.shard
-    doctor = command("doctor")
     state = shard_state(fact)
+    if is_over or state == "leased":
+        return None
+    doctor = command("doctor")
     if state == "owned":
         behind = fact.behind_count
-        if behind is None or behind < BEHIND_MIN or is_over:
+        if behind is None or behind < BEHIND_MIN:
             return None
         return Said(
             code="shard_behind",
@@ -691,28 +693,49 @@ def say_shard(facts: Facts, *, is_over: bool) -> Said | None:
         )
     ledger = "What is said here is what the ledger has"
     if state == "silent":
-        lease_ms = fact.lease_remaining_ms or 0
         return Said(
             code="shard_silent",
             sentence=(
                 f"Shard {fact.shard} is leased to {fact.owner}, which does not answer: nothing of the task moves until it does,"
-                f" or until the lease runs out in {span(lease_ms)} and another orchestrator takes it. {ledger}."
+                f" or until the lease runs out in {span(fact.lease_remaining_ms or 0)} and another orchestrator takes it. {ledger}."
             ),
             commands=(doctor,),
             rank=-1,
         )
-    if fact.lease_remaining_ms is None:
-        why = "who owns it could not be found out"
-    elif fact.owner:
-        why = f"the lease of {fact.owner} ran out {span(-fact.lease_remaining_ms)} ago"
-    else:
-        why = "nobody holds its lease"
+    verb = "answers for" if fact.asked else "owns"
     return Said(
         code="shard_unowned",
-        sentence=f"No orchestrator answers for shard {fact.shard} ({why}): nothing of the task moves until one takes it. {ledger}.",
+        sentence=f"No orchestrator {verb} shard {fact.shard} ({_no_owner(fact)}): nothing of the task moves until one takes it. {ledger}.",
         commands=(command("orchestrator", "run"), doctor),
         rank=-1,
     )
+
+
+def _no_owner(fact: ShardFact) -> str:
+    if fact.lease_remaining_ms is None:
+        return "who owns it could not be found out"
+    if fact.owner:
+        return f"the lease of {fact.owner} ran out {span(-fact.lease_remaining_ms)} ago"
+    return "nobody holds its lease"
+
+
+def owner_sentence(facts: Facts) -> str:
+    """Who moves the task, in a sentence."""
+    fact = facts.shard
+    state = shard_state(fact)
+    its = f"The task belongs to shard {fact.shard}"
+    if state == "owned":
+        return (
+            f"{its}, whose owner {fact.owner} answers."
+            if fact.owner
+            else f"{its}, whose owner answers; who that is could not be found out."
+        )
+    if state == "unowned":
+        return f"{its}, and nobody is known to own that: {_no_owner(fact)}."
+    lease = f"{its}, which is leased to {fact.owner} for {span(fact.lease_remaining_ms or 0)} more"
+    if state == "silent":
+        return f"{lease}; that one does not answer."
+    return f"{lease}. That one was not asked: what is said here is what the ledger has."
 
 
 def summary(task: Explained, first: str) -> str:

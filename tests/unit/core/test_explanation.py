@@ -28,6 +28,7 @@ from stepweave_orchestrator.core.explanation_text import (
     SHARPENED_CODES,
     Said,
     clock,
+    owner_sentence,
     say,
     say_shard,
     span,
@@ -689,10 +690,32 @@ def test_an_explanation_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fact", "wanted"),
+    ("fact", "wanted", "owner"),
     [
-        (SHARD, None),
-        (ShardFact(shard=3, owner="o", behind_count=BEHIND_MIN - 1), None),
+        (SHARD, None, "whose owner orchestrator-1 answers."),
+        (
+            ShardFact(shard=3, behind_count=BEHIND_MIN - 1),
+            None,
+            "whose owner answers; who that is could not be found out.",
+        ),
+        (
+            ShardFact(shard=3, owner="o-1", lease_remaining_ms=9_000, answered=False, asked=False),
+            None,
+            "which is leased to o-1 for 9 s more. That one was not asked: what is said here is what the ledger has.",
+        ),
+        (
+            ShardFact(shard=3, owner="o-1", lease_remaining_ms=-9_000, answered=False, asked=False),
+            Said(
+                code="shard_unowned",
+                sentence=(
+                    "No orchestrator owns shard 3 (the lease of o-1 ran out 9 s ago): nothing of the task moves until one"
+                    " takes it. What is said here is what the ledger has."
+                ),
+                commands=("stepweave orchestrator run", "stepweave doctor"),
+                rank=-1,
+            ),
+            "and nobody is known to own that: the lease of o-1 ran out 9 s ago.",
+        ),
         (
             ShardFact(shard=3, owner="o-1", behind_count=BEHIND_MIN),
             Said(
@@ -704,6 +727,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave doctor",),
                 rank=2,
             ),
+            "whose owner o-1 answers.",
         ),
         (
             ShardFact(shard=3, owner="o-1", lease_remaining_ms=9_000, answered=False),
@@ -716,6 +740,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave doctor",),
                 rank=-1,
             ),
+            "which is leased to o-1 for 9 s more; that one does not answer.",
         ),
         (
             ShardFact(shard=3, owner="o-1", lease_remaining_ms=-9_000, answered=False),
@@ -728,6 +753,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave orchestrator run", "stepweave doctor"),
                 rank=-1,
             ),
+            "and nobody is known to own that: the lease of o-1 ran out 9 s ago.",
         ),
         (
             ShardFact(shard=3, lease_remaining_ms=0, answered=False),
@@ -740,12 +766,15 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave orchestrator run", "stepweave doctor"),
                 rank=-1,
             ),
+            "and nobody is known to own that: nobody holds its lease.",
         ),
     ],
 )
-def test_the_shard(fact: ShardFact, wanted: Said | None) -> None:
+def test_the_shard(fact: ShardFact, wanted: Said | None, owner: str) -> None:
     facts = Facts(now_ms=T0_MS, task_id=TASK_ID, namespace="tests", shard=fact)
     assert say_shard(facts, is_over=False) == wanted
+    assert say_shard(facts, is_over=True) is None
+    assert owner_sentence(facts) == f"The task belongs to shard 3, {owner}"
     for line in wanted.commands if wanted is not None else ():
         parsed(line)
 
