@@ -29,6 +29,7 @@ from .store import (
     GATE_KINDS,
     GENESIS_HASH,
     LETTERS_PER_TASK_MAX,
+    MISSING_HANDLERS_MAX,
     PRIORITY_POINT_MS,
     Append,
     DeadLetterCount,
@@ -37,6 +38,7 @@ from .store import (
     EventKey,
     EventRecord,
     EventStore,
+    MissingHandlerCount,
     ShardRow,
     Snapshot,
     StandingTask,
@@ -428,19 +430,48 @@ class MemoryEventStore(EventStore):
     async def standing_tasks(
         self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
     ) -> list[StandingTask]:
-        """Tasks with steps at workers that have not changed since `before_ms`, the oldest first."""
+        """Tasks with steps at workers, the oldest first; `is_still`: unchanged since `before_ms`."""
         self._check_open()
         check_limit(limit)
-        found = sorted(
-            (row.created_at_ms, row.task_id, row.shard)
+        missing = {
+            row.task_id: _missing_handlers(row)
+            for row in sorted(self._letters.values(), key=lambda row: row.number)
+            if row.is_open
+        }
+        found = [
+            StandingTask(
+                row.task_id,
+                row.shard,
+                row.created_at_ms,
+                row.namespace,
+                row.name,
+                row.template_version,
+                row.status,
+                row.updated_at_ms < before_ms,
+                missing.get(row.task_id, []),
+            )
             for row in self._tasks.values()
-            if row.status in ("steps_in_process", "compensating")
-            and row.shard in shards
-            and row.updated_at_ms < before_ms
-        )
+            if row.status in ("steps_in_process", "compensating") and row.shard in shards
+        ]
+        found.sort(key=lambda one: (one.created_at_ms, one.task_id))
         if after is not None:
-            found = [one for one in found if one[:2] > (after.created_at_ms, after.task_id)]
-        return [StandingTask(task_id, shard, at_ms) for at_ms, task_id, shard in found[:limit]]
+            first = (after.created_at_ms, after.task_id)
+            found = [one for one in found if (one.created_at_ms, one.task_id) > first]
+        return found[:limit]
+
+    async def count_missing_handlers(self, namespace: str | None = None) -> list[MissingHandlerCount]:
+        """The handlers that open dead letters name as missing, the most frequent first."""
+        self._check_open()
+        opened: dict[tuple[str, str], list[int]] = {}
+        for row in self._letters.values():
+            if row.is_open and namespace in (None, row.namespace):
+                for handler in _missing_handlers(row):
+                    opened.setdefault((row.namespace, handler), []).append(row.opened_at_ms)
+        ordered = sorted(opened.items(), key=lambda item: (-len(item[1]), item[0]))
+        return [
+            MissingHandlerCount(*place, len(times), min(times))
+            for place, times in ordered[:MISSING_HANDLERS_MAX]
+        ]
 
     async def held_steps(self) -> dict[str, int]:
         """How many steps wait before gates, by namespace."""
@@ -483,6 +514,11 @@ def _matches(row: TaskRow, filter: TaskFilter) -> bool:
         and (filter.tag is None or filter.tag in row.tags)
         and filter.correlation_id in (None, row.correlation_id)
     )
+
+
+def _missing_handlers(row: DeadLetterRow) -> list[str]:
+    found: list[str] = json.loads(bytes(row.summary)).get("missing_handlers", [])
+    return found
 
 
 def _letter_matches(row: DeadLetterRow, filter: DeadLetterFilter) -> bool:

@@ -37,6 +37,7 @@ from .store import (
     DEAD_LETTER_KINDS_MAX,
     GATE_KINDS,
     LETTERS_PER_TASK_MAX,
+    MISSING_HANDLERS_MAX,
     PRIORITY_POINT_MS,
     Append,
     DeadLetterCount,
@@ -46,6 +47,7 @@ from .store import (
     EventRecord,
     EventStore,
     EventStoreError,
+    MissingHandlerCount,
     ShardAppend,
     ShardRow,
     Snapshot,
@@ -423,11 +425,19 @@ class PostgresEventStore(EventStore):
     async def standing_tasks(
         self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
     ) -> list[StandingTask]:
-        """Tasks with steps at workers that have not changed since `before_ms`, the oldest first."""
+        """Tasks with steps at workers, the oldest first; `is_still`: unchanged since `before_ms`."""
         check_limit(limit)
         after_ms, after_id = (None, None) if after is None else (after.created_at_ms, after.task_id)
         rows = await self._on_pool("standing_tasks", list(shards), before_ms, after_ms, after_id, limit)
         return [StandingTask(*row) for row in rows]
+
+    async def count_missing_handlers(self, namespace: str | None = None) -> list[MissingHandlerCount]:
+        """The handlers that open dead letters name as missing, the most frequent first."""
+        try:
+            rows = await self._on_pool("count_missing_handlers", namespace, MISSING_HANDLERS_MAX)
+        except UnstorableEvent:  # What cannot be stored is not found.
+            return []
+        return [MissingHandlerCount(*row) for row in rows]
 
     async def held_steps(self) -> dict[str, int]:
         """How many steps wait before gates, by namespace."""

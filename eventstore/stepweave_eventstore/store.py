@@ -282,11 +282,33 @@ DEAD_LETTER_KINDS_MAX = 1_000
 
 
 class StandingTask(msgspec.Struct, frozen=True):
-    """A task that has steps with workers and has not changed for a while."""
+    """A task that has steps with workers."""
 
     task_id: str
     shard: int
     created_at_ms: int
+    namespace: str
+    name: str
+    template_version: str
+    status: str
+    #: It has not changed since the moment that was asked about.
+    is_still: bool
+    #: The handlers that its open dead letter names as missing.
+    missing_handlers: Sequence[str] = ()
+
+
+class MissingHandlerCount(msgspec.Struct, frozen=True):
+    """How many tasks are known to wait for a handler that nobody serves, and since when."""
+
+    namespace: str
+    handler: str
+    count: int
+    #: When the oldest of their dead letters was opened.
+    oldest_at_ms: int
+
+
+#: Handlers that `count_missing_handlers` tells; those that most tasks wait for.
+MISSING_HANDLERS_MAX = 1_000
 
 
 #: The streams that steps of a task are held before; their summaries say how many are `waiting`.
@@ -466,10 +488,13 @@ class EventStore(Protocol):
     async def count_dead_letters(self, namespace: str | None = None) -> list[DeadLetterCount]:
         """How many listed letters there are of each kind, the most frequent `DEAD_LETTER_KINDS_MAX` kinds first."""
 
+    async def count_missing_handlers(self, namespace: str | None = None) -> list[MissingHandlerCount]:
+        """The handlers that open dead letters name as missing, the most frequent `MISSING_HANDLERS_MAX` first."""
+
     async def standing_tasks(
         self, shards: Sequence[int], *, before_ms: int, after: StandingTask | None = None, limit: int = 100
     ) -> list[StandingTask]:
-        """Tasks of these shards that have steps with workers and have not changed since `before_ms`, the oldest first.
+        """Tasks of these shards that have steps with workers, the oldest first; `is_still`: unchanged since `before_ms`.
 
         `after`: those behind this one, in the same order.
         """

@@ -108,9 +108,15 @@ async def test_a_handler_that_nobody_serves_is_named_and_runs_when_its_worker_co
     assert task.stuck is not None and "no worker serves special" in task.stuck
     assert (await client.list_dead_letters(namespace=NAMESPACE)).entries == ()
 
-    lists, health = await asyncio.gather(
-        typed(impatient, "worker", "list"), typed(impatient, "doctor", "--nats-url", impatient.nats_url)
+    [missing] = (await client.dead_letter_stats(namespace=NAMESPACE)).missing_handlers
+    assert (missing.namespace, missing.handler, missing.task_count) == (NAMESPACE, "special", 1)
+
+    lists, health, counts = await asyncio.gather(
+        typed(impatient, "worker", "list"),
+        typed(impatient, "doctor", "--nats-url", impatient.nats_url),
+        typed(impatient, "dlq", "stats"),
     )
+    assert ["stuck", "special", "1"] in [line.split()[:3] for line in counts.out.splitlines()], counts.err
     assert "nobody serves handler special of namespace stuck: 1 task(s) wait" in lists.err
     assert "steps wait for handlers that nobody serves: special of namespace stuck" in health.out
 

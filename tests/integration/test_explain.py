@@ -121,6 +121,9 @@ async def test_a_retry_a_signal_and_a_child(system: System) -> None:
     assert printed.code == 0, printed.err
     assert printed.out.startswith("why/waiting:1.0.0 is waiting_for_retry, 0 of 2 steps done. Step other")
     assert f"    stepweave explain {child_id}" in printed.out
+    owner = system.orchestrator.settings.owner
+    shard = shard_of(task_id, SHARDS)
+    assert printed.out.endswith(f"The task belongs to shard {shard}, whose owner {owner} answers.\n")
     await system.client.cancel_task(task_id)
 
 
@@ -195,7 +198,7 @@ async def test_a_shard_whose_owner_is_silent(system: System) -> None:
     printed = await typed_process(
         system.nats_url, "explain", task_id, "--ledger", "--database-url", system.dsn
     )
-    assert f"No orchestrator answers for shard {shard} (nobody holds its lease)" in printed.out, printed.err
+    assert f"No orchestrator owns shard {shard} (nobody holds its lease)" in printed.out, printed.err
     assert "Step ask waits for signal approval since " in printed.out
     [row] = await system.store.acquire_shards("ghost", [shard], 600_000)
     try:
@@ -222,8 +225,10 @@ async def test_facts_that_cannot_be_found_out(system: System) -> None:
     task_id = await system.create("unknown", namespace="why")
     alone = ExplanationOperations(system.store, system.orchestrator.loader, None, None, SHARDS)
     found = await alone.explanation(ExplainTask(task_id=task_id))
-    assert [one.code for one in found.findings] == ["shard_silent", "enqueued"]
-    assert "Which workers serve it could not be found out." in found.findings[1].sentence
+    assert [one.code for one in found.findings] == ["enqueued"]
+    assert "Which workers serve it could not be found out." in found.findings[0].sentence
+    # The owner is at work; nobody has asked it.
+    assert "That one was not asked: what is said here is what the ledger has." in found.shard.sentence
     with pytest.raises(ApiError, match="there is no task"):
         await alone.explanation(ExplainTask(task_id=uuid7()))
     await system.client.cancel_task(task_id)

@@ -12,6 +12,7 @@ from stepweave_eventstore.store import (
     DeadLetterFilter,
     DeadLetterRow,
     EventStore,
+    MissingHandlerCount,
     StandingTask,
     StreamFilter,
     StreamRow,
@@ -357,24 +358,55 @@ async def test_dead_letters_are_listed_queued_and_counted(store: EventStore) -> 
     assert await listed() == []
 
 
-async def test_tasks_that_stand_still_are_found_in_order(store: EventStore) -> None:
+def standing(row: TaskRow, *missing: str, is_still: bool = True) -> StandingTask:
+    return StandingTask(
+        row.task_id,
+        row.shard,
+        row.created_at_ms,
+        row.namespace,
+        row.name,
+        row.template_version,
+        row.status,
+        is_still,
+        list(missing),
+    )
+
+
+async def test_tasks_with_steps_at_workers_are_found_in_order(store: EventStore) -> None:
     rows = [
         task(A, created_at_ms=NOON_MS + 2),
-        task(B, shard=1, created_at_ms=NOON_MS + 1),
+        task(B, shard=1, created_at_ms=NOON_MS + 1, updated_at_ms=NOON_MS + 5, name="other"),
         task(C, status="compensating"),
         task(D, status="waiting_for_retry"),
     ]
     await store.project(shard=0, position=1, tasks=rows)
-    found = [StandingTask(C, 0, NOON_MS), StandingTask(B, 1, NOON_MS + 1), StandingTask(A, 0, NOON_MS + 2)]
+    found = [standing(rows[2]), standing(rows[1], is_still=False), standing(rows[0])]
     late = NOON_MS + 2
     assert await store.standing_tasks([0, 1], before_ms=late) == found
     assert await store.standing_tasks([0, 1], before_ms=late, after=found[0], limit=1) == [found[1]]
     assert await store.standing_tasks([1], before_ms=late) == [found[1]]
-    assert (
-        await store.standing_tasks([0, 1], before_ms=NOON_MS + 1)
-        == await store.standing_tasks([], before_ms=late)
-        == []
-    )
+    assert await store.standing_tasks([], before_ms=late) == []
+
+
+async def test_missing_handlers_are_known_by_task_and_counted(store: EventStore) -> None:
+    def names(*handlers: str) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode({"missing_handlers": handlers}))
+
+    rows = [task(A), task(B), task(C, shard=1)]
+    letters = [
+        letter(A, opened_at_ms=NOON_MS + 7, summary=names("resize", "crop")),
+        letter(B, task_id=B, opened_at_ms=NOON_MS + 5, summary=names("crop"), is_listed=False),
+        letter(C, task_id=C, number=1, is_open=False, summary=names("crop")),
+        letter(D, task_id=C, number=2, summary=names(), namespace="a"),
+    ]
+    await store.project(shard=0, position=1, tasks=rows, dead_letters=letters)
+    found = await store.standing_tasks([0, 1], before_ms=NOON_MS + 2)
+    assert found == [standing(rows[0], "resize", "crop"), standing(rows[1], "crop"), standing(rows[2])]
+    assert await store.count_missing_handlers() == [
+        MissingHandlerCount("payments", "crop", 2, NOON_MS + 5),
+        MissingHandlerCount("payments", "resize", 1, NOON_MS + 7),
+    ]
+    assert await store.count_missing_handlers("a") == await store.count_missing_handlers("\x00") == []
 
 
 async def test_projections_can_be_emptied_and_rebuilt(store: EventStore) -> None:

@@ -89,6 +89,7 @@ class DeadLetterOperations:
         check_text(request, "namespace")
         now = now_ms()
         found = await self._store.count_dead_letters(request.namespace)
+        missing = await self._store.count_missing_handlers(request.namespace)
         assert len(found) <= DEAD_LETTER_KINDS_MAX
         reasons: Counter[str] = Counter()
         statuses: Counter[str] = Counter()
@@ -120,6 +121,16 @@ class DeadLetterOperations:
                 by_reason=dict(reasons),
                 by_resolution_status=dict(statuses),
                 kinds=tuple(kinds),
+                missing_handlers=tuple(
+                    api.MissingHandler(
+                        namespace=one.namespace,
+                        handler=one.handler,
+                        task_count=one.count,
+                        oldest_at=timestamp(one.oldest_at_ms),
+                        oldest_age_seconds=max(0, now - one.oldest_at_ms) / 1000,
+                    )
+                    for one in missing
+                ),
             )
         )
 

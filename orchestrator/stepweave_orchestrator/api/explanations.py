@@ -26,7 +26,13 @@ from stepweave_orchestrator.core.explanation_facts import (
     ShardFact,
     WorkerFact,
 )
-from stepweave_orchestrator.core.explanation_text import Said, say, say_shard, summary
+from stepweave_orchestrator.core.explanation_text import (
+    Said,
+    owner_sentence,
+    say,
+    say_shard,
+    summary,
+)
 from stepweave_orchestrator.core.gates.standing import Standing
 from stepweave_orchestrator.core.state import TERMINAL_STATUSES
 from stepweave_orchestrator.runtime.endings import read_answer
@@ -148,6 +154,7 @@ class _Explaining:
                 else facts.shard.lease_remaining_ms / 1000,
                 answered=answered,
                 commands_waiting=facts.shard.behind_count,
+                sentence=owner_sentence(facts),
             ),
             from_ledger=not answered,
             unknown=tuple(self._unknown),
@@ -248,6 +255,7 @@ class _Explaining:
             owner="" if row is None else row.owner,
             lease_remaining_ms=None if row is None else row.lease_remaining_ms,
             answered=answered,
+            asked=self._router is not None,
             behind_count=behind,
         )
 

@@ -150,7 +150,7 @@ def stats(
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Count the dead letters by template, reason and resolution status."""
+    """Count the dead letters by template, reason and resolution status, and the tasks that wait for missing handlers."""
 
     found = ask(lambda api: api.dead_letter_stats(namespace=namespace), nats_url, timeout_seconds)
 
@@ -172,6 +172,16 @@ def stats(
             empty="no dead letters",
         )
         progress(f"{found.total_count} dead letters, {found.open_count} of them open")
+        if found.missing_handlers:
+            say()
+            print_table(
+                ("namespace", "handler that nobody serves", ">tasks", ">oldest"),
+                (
+                    (one.namespace, one.handler, one.task_count, _age(one.oldest_age_seconds))
+                    for one in found.missing_handlers
+                ),
+                empty="",
+            )
 
     show(found, output, table)
 

@@ -70,7 +70,7 @@ async def _from_ledger(database_url: str | None, task_id: str, step: str | None)
 
 
 def _print(found: TaskExplanation) -> None:
-    """The summary has the first finding's sentence already; its commands follow."""
+    """The summary has the first finding's sentence already; its commands follow. At the end stands who moves the task."""
     say(found.summary)
     for number, finding in enumerate(found.findings):
         if number:
@@ -78,5 +78,8 @@ def _print(found: TaskExplanation) -> None:
             say(finding.sentence)
         for line in finding.commands:
             say(f"    {line}")
+    if not any(finding.code in ("shard_silent", "shard_unowned") for finding in found.findings):
+        say()
+        say(found.shard.sentence)
     for what in found.unknown:
         progress(f"could not be found out: {what}")

@@ -157,9 +157,10 @@ async def _workers(connection: Connection) -> Finding:
         found = await workers_present(connection)
     except CommandError as error:
         return fail("workers", str(error), "check JetStream first")
-    missing = sorted(await missing_handlers(connection))
+    missing = list(await missing_handlers(connection))
     if missing:
         named = ", ".join(f"{handler} of namespace {namespace}" for namespace, handler in missing[:5])
+        named += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         return warn(
             "workers",
             f"{len(found)}, and steps wait for handlers that nobody serves: {named}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final
 
 from stepweave.api_errors import ApiError
@@ -25,19 +24,17 @@ async def workers_present(connection: Connection) -> list[dict[str, Any]]:
     return sorted(found, key=lambda state: str(state.get("worker_id")))
 
 
-#: Of many tasks that stand still so many are looked at.
-STALE_MAX: Final = 200
 _TIMEOUT_SECONDS: Final = 3.0
 
 
 async def missing_handlers(connection: Connection) -> dict[tuple[str, str], int]:
-    """Handlers that steps wait for and nobody serves, by namespace and name: how many tasks wait.
+    """Handlers that steps wait for and nobody serves, by namespace and name: how many tasks wait, the most first.
 
     Empty where no orchestrator answers, which is another command's to tell.
     """
     client = Client(connection=connection)
     try:
-        page = await client.stale_tasks(per_page=STALE_MAX, timeout_seconds=_TIMEOUT_SECONDS)
+        found = await client.dead_letter_stats(timeout_seconds=_TIMEOUT_SECONDS)
     except ApiError:
         return {}
-    return Counter((entry.namespace, handler) for entry in page.entries for handler in entry.missing_handlers)
+    return {(one.namespace, one.handler): one.task_count for one in found.missing_handlers}

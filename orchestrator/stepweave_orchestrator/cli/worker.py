@@ -17,6 +17,9 @@ from .running import connection, run_async
 if TYPE_CHECKING:
     from stepweave import Registry
 
+#: Missing handlers that `worker list` names.
+MISSING_SHOWN_MAX = 10
+
 app = typer.Typer(name="worker", help="Run handlers, and see who does.", no_args_is_help=True)
 
 
@@ -174,7 +177,11 @@ def list_(
             empty="no worker is there; `stepweave worker run MODULE` starts one",
         ),
     )
-    for (namespace, handler), count in sorted(missing.items()):
+    for (namespace, handler), count in list(missing.items())[:MISSING_SHOWN_MAX]:
         progress(
             f"nobody serves handler {handler} of namespace {namespace}: {count} task(s) wait; stepweave dlq stale shows them"
+        )
+    if len(missing) > MISSING_SHOWN_MAX:
+        progress(
+            f"nobody serves {len(missing) - MISSING_SHOWN_MAX} more handlers; stepweave dlq stats lists them"
         )

@@ -345,6 +345,10 @@ def _of_step(state: TaskState, number: int) -> Finding:
             details["missing"] = watch is not None and spec.handler.callable in watch.missing_handlers
         else:
             details["worker_id"] = step.worker_id
+            if until_ms is None:
+                # Nothing but the worker or an operator ends it.
+                ways = ("resolve_manually", "complete_manually")
+                details["actions"] = [way for way in allowed_step_actions(state, number) if way in ways]
         if step.checkpoint is not None:
             details["items_processed"] = step.checkpoint.items_processed
         work = WorkNeed(
@@ -379,6 +383,7 @@ def _of_step(state: TaskState, number: int) -> Finding:
             **_error(step.fault),
             "on_failure": state.the_plan.on_failure,
             "blocked": state.phase == "blocked_by_failures",
+            "rest_goes_on": state.phase == "steps_in_process",
             "actions": list(allowed_step_actions(state, number)),
         }
     return Finding(
@@ -592,10 +597,9 @@ def _blocked(state: TaskState) -> Finding:
         _waits(state, slot) or state.steps[slot].status == "absent"
         for slot in range(len(state.the_plan.steps))
     )
-    letter = open_letter(state)
     return Finding(
         code="blocked",
-        since_ms=state.updated_at_ms if letter is None else letter.updated_at_ms,
+        since_ms=_blocked_since_ms(state),
         details={
             "failed": [state.name_of(number) for number in state.failed[:NAMES_MAX]],
             "failed_count": len(state.failed),
@@ -603,6 +607,17 @@ def _blocked(state: TaskState) -> Finding:
         },
         waiting_count=unreachable,
     )
+
+
+def _blocked_since_ms(state: TaskState) -> int:
+    """When the task was blocked; being paused meanwhile, or looked into, is no interruption."""
+    watch = state.watch
+    if watch is None:
+        return state.updated_at_ms
+    letter = watch.letters[-1] if watch.letters else None
+    if letter is not None and letter.original_state == state.phase and not letter.closed_by_task:
+        return letter.opened_at_ms
+    return watch.since_ms
 
 
 def _stale(state: TaskState) -> list[Finding]:

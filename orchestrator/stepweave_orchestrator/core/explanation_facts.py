@@ -67,6 +67,8 @@ class ShardFact(msgspec.Struct, frozen=True, kw_only=True):
     #: 0 or less: free to take. `None`: the event store did not tell.
     lease_remaining_ms: int | None = None
     answered: bool = True
+    #: An explanation from Postgres alone asks no orchestrator.
+    asked: bool = True
     #: Results and commands that the owner has not read yet; `None`: not known.
     behind_count: int | None = None
 
@@ -98,11 +100,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: How a shard is looked after.
-ShardState = Literal["owned", "silent", "unowned"]
+ShardState = Literal["owned", "leased", "silent", "unowned"]
 
 
 def shard_state(fact: ShardFact) -> ShardState:
-    """Whether the shard's owner is at work."""
+    """Whether the shard's owner is at work; `leased`: it holds the lease, and more is not known."""
     if fact.answered:
         return "owned"
-    return "silent" if fact.owner and (fact.lease_remaining_ms or 0) > 0 else "unowned"
+    if not fact.owner or (fact.lease_remaining_ms or 0) <= 0:
+        return "unowned"
+    return "silent" if fact.asked else "leased"

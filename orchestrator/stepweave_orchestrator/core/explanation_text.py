@@ -10,13 +10,15 @@ from typing import Any, Final
 import msgspec
 
 from .explanation import NAMES_MAX, Explained, Finding
-from .explanation_facts import Facts, WorkerFact, shard_state
+from .explanation_facts import Facts, ShardFact, WorkerFact, shard_state
 from .gates.standing import Standing
 
 #: The owner of a shard has so many messages to read before it is said.
 BEHIND_MIN: Final = 100
 _PROGRAM: Final = "stepweave"
 _DAY_MS: Final = 86_400_000
+#: What is late by more is said to be overdue.
+_LATE_MS_MIN: Final = 2_000
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,8 @@ def span(milliseconds: int) -> str:
 
 def _due(at_ms: int, now_ms: int) -> str:
     """When something is due, and in which time."""
+    if at_ms < now_ms - _LATE_MS_MIN:
+        return f"at {clock(at_ms, now_ms)}, {span(now_ms - at_ms)} overdue"
     if at_ms <= now_ms:
         return f"at {clock(at_ms, now_ms)}, which is now"
     return f"at {clock(at_ms, now_ms)}, in {span(at_ms - now_ms)}"
@@ -129,7 +133,8 @@ def _are(number: int) -> str:
 def say(finding: Finding, facts: Facts) -> Said:
     """A finding in words."""
     said = _SAYING[finding.code](finding, facts)
-    extra = _behind(finding) if finding.step else ""
+    # Where it is quoted in the explanation of a parent, what waits for it there is meant.
+    extra = _behind(finding) if finding.step and facts.asks_children else ""
     return msgspec.structs.replace(said, sentence=said.sentence + extra)
 
 
@@ -329,7 +334,7 @@ def _of_task(finding: Finding, facts: Facts) -> tuple[str, ...]:
 def _of_step(finding: Finding, facts: Facts) -> tuple[str, ...]:
     """The commands for what an operator may do with the step."""
     found = []
-    for action in finding.details["actions"]:
+    for action in finding.details.get("actions", ()):
         word, *options = _STEP_COMMANDS[action]
         found.append(command("step", word, facts.task_id, finding.step, *options))
     return tuple(found)
@@ -476,7 +481,8 @@ def _in_progress(finding: Finding, facts: Facts) -> Said:
     if facts.workers is not None and not _is_alive(worker_id, facts.workers):
         code, rank = "worker_gone", 0
         text += ". That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again"
-    return Said(code=code, sentence=f"{text}.", commands=(command("worker", "list"),), rank=rank)
+    commands = (command("worker", "list"), *_of_step(finding, facts))
+    return Said(code=code, sentence=f"{text}.", commands=commands, rank=rank)
 
 
 def _is_alive(worker_id: str, workers: Iterable[WorkerFact]) -> bool:
@@ -500,7 +506,7 @@ def _batch(finding: Finding, _facts: Facts) -> Said:
 def _failed(finding: Finding, facts: Facts) -> Said:
     details = finding.details
     text = f"Step {finding.step} failed for good at {clock(finding.since_ms or 0, facts.now_ms)}, try {finding.attempt} of {details['tries']}, with {_error_text(details)}."
-    if not details["blocked"]:
+    if details["rest_goes_on"]:
         then = {
             "compensate": "is undone",
             "fail": "fails",
@@ -666,16 +672,18 @@ _SAYING: Final[dict[str, Callable[[Finding, Facts], Said]]] = {
 
 
 def say_shard(facts: Facts, *, is_over: bool) -> Said | None:
-    """What is wrong with the shard of a task, which then moves no task of it; `None` where nothing is.
+    """What is wrong with the shard of a task, which then moves no task of it; `None` where nothing is known to be.
 
     `is_over`: the task has ended, so that nothing of it has to move.
     """
     fact = facts.shard
-    doctor = command("doctor")
     state = shard_state(fact)
+    if is_over or state == "leased":
+        return None
+    doctor = command("doctor")
     if state == "owned":
         behind = fact.behind_count
-        if behind is None or behind < BEHIND_MIN or is_over:
+        if behind is None or behind < BEHIND_MIN:
             return None
         return Said(
             code="shard_behind",
@@ -685,28 +693,49 @@ def say_shard(facts: Facts, *, is_over: bool) -> Said | None:
         )
     ledger = "What is said here is what the ledger has"
     if state == "silent":
-        lease_ms = fact.lease_remaining_ms or 0
         return Said(
             code="shard_silent",
             sentence=(
                 f"Shard {fact.shard} is leased to {fact.owner}, which does not answer: nothing of the task moves until it does,"
-                f" or until the lease runs out in {span(lease_ms)} and another orchestrator takes it. {ledger}."
+                f" or until the lease runs out in {span(fact.lease_remaining_ms or 0)} and another orchestrator takes it. {ledger}."
             ),
             commands=(doctor,),
             rank=-1,
         )
-    if fact.lease_remaining_ms is None:
-        why = "who owns it could not be found out"
-    elif fact.owner:
-        why = f"the lease of {fact.owner} ran out {span(-fact.lease_remaining_ms)} ago"
-    else:
-        why = "nobody holds its lease"
+    verb = "answers for" if fact.asked else "owns"
     return Said(
         code="shard_unowned",
-        sentence=f"No orchestrator answers for shard {fact.shard} ({why}): nothing of the task moves until one takes it. {ledger}.",
+        sentence=f"No orchestrator {verb} shard {fact.shard} ({_no_owner(fact)}): nothing of the task moves until one takes it. {ledger}.",
         commands=(command("orchestrator", "run"), doctor),
         rank=-1,
     )
+
+
+def _no_owner(fact: ShardFact) -> str:
+    if fact.lease_remaining_ms is None:
+        return "who owns it could not be found out"
+    if fact.owner:
+        return f"the lease of {fact.owner} ran out {span(-fact.lease_remaining_ms)} ago"
+    return "nobody holds its lease"
+
+
+def owner_sentence(facts: Facts) -> str:
+    """Who moves the task, in a sentence."""
+    fact = facts.shard
+    state = shard_state(fact)
+    its = f"The task belongs to shard {fact.shard}"
+    if state == "owned":
+        return (
+            f"{its}, whose owner {fact.owner} answers."
+            if fact.owner
+            else f"{its}, whose owner answers; who that is could not be found out."
+        )
+    if state == "unowned":
+        return f"{its}, and nobody is known to own that: {_no_owner(fact)}."
+    lease = f"{its}, which is leased to {fact.owner} for {span(fact.lease_remaining_ms or 0)} more"
+    if state == "silent":
+        return f"{lease}; that one does not answer."
+    return f"{lease}. That one was not asked: what is said here is what the ledger has."
 
 
 def summary(task: Explained, first: str) -> str:

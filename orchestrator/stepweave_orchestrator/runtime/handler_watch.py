@@ -6,8 +6,9 @@ steps with workers and have not changed for a while: which handlers do the live 
 named by the task's actor (`task.stale`); what was handed back and is served now is given out at once.
 
 Bounded: a look begins with one question to the store, none where nothing was committed since the last look found
-nothing; only tasks that stand still are looked at, `TASKS_MAX` of them a look, in turn; and the workers' bucket is
-read only where there are any.
+nothing; the workers' bucket is read only where tasks have steps with workers; of these only those are asked of which
+something may be missing, so many of each template a look (`standing`). Where that was not enough and helped somebody,
+the next look follows soon.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import structlog
 from stepweave.messaging import Connection
 from stepweave_eventstore.store import EventStore, StandingTask, StoreUnavailable
 from stepweave_orchestrator.core.commands import CheckHandlers, ServedHandlers
+from stepweave_schemas.api import ApiError
 from stepweave_schemas.mint import now_ms
 
 from .actors import TaskActor
@@ -28,14 +30,18 @@ from .metrics import Metrics
 from .owner import OwnerLoop
 from .present_workers import WorkersUnknown, present_workers
 from .settings import Settings
+from .standing import Turns, Unserved, Version, unserved_of, version_of
+from .templates import TemplateCatalogue
 from .work import Done, Work
 
 log = structlog.get_logger(__name__)
 
-#: Tasks looked at in one look.
-TASKS_MAX: Final = 200
-#: A task that changed since is not asked about.
+#: Tasks read at once.
+PAGE_TASKS_MAX: Final = 1_000
+#: A task that changed since is not asked about, unless its template has a handler that nobody serves.
 STANDING_MS_MIN: Final = 1_000
+#: The next look follows so soon where more is to be done.
+SOON_SECONDS: Final = 1.0
 #: The projection may be so far behind, and more.
 QUIET_SECONDS: Final = 10.0
 
@@ -77,14 +83,18 @@ class HandlerWatch:
         store: EventStore,
         connection: Connection,
         owner: OwnerLoop,
+        templates: TemplateCatalogue,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._store = store
         self._connection = connection
         self._owner = owner
+        self._templates = templates
         self._metrics = metrics
-        self._after: StandingTask | None = None
+        self._turns = Turns()
+        #: Tasks that have changed because of the last look.
+        self._helped_count = 0
         #: Since when looks find nothing while nothing is committed: that moment (loop time), what was committed then and
         #: which shards were owned.
         self._silent_since: tuple[float, tuple[int, frozenset[int]]] | None = None
@@ -93,7 +103,9 @@ class HandlerWatch:
     async def run(self) -> None:
         """Look again and again."""
         while True:
-            await asyncio.sleep(self._settings.handler_check_seconds)
+            more = self._turns.is_cut and self._helped_count
+            check_seconds = self._settings.handler_check_seconds
+            await asyncio.sleep(min(SOON_SECONDS, check_seconds) if more else check_seconds)
             try:
                 await self.look()
             except StoreUnavailable as error:
@@ -107,20 +119,41 @@ class HandlerWatch:
         moment = (self._metrics.commits, shards)
         if not shards or self._is_quiet(moment):
             return 0
-        found = await self._store.standing_tasks(
-            sorted(shards), before_ms=now_ms() - STANDING_MS_MIN, after=self._after, limit=TASKS_MAX
-        )
-        began_at_first = self._after is None
-        self._after = found[-1] if len(found) == TASKS_MAX else None
-        if not found:
-            if began_at_first:
-                self._note_silence(moment)
-            return 0
-        self._silent_since = None
-        served = served_handlers(await present_workers(self._connection))
-        for task in found:
-            self._ask(task, served)
-        return len(found)
+        self._turns.begin()
+        self._helped_count = 0
+        began_at_first = self._turns.after is None
+        asked = 0
+        served: ServedHandlers | None = None
+        unserved: dict[Version, Unserved] = {}
+        while True:
+            page = await self._store.standing_tasks(
+                sorted(shards),
+                before_ms=now_ms() - STANDING_MS_MIN,
+                after=self._turns.after,
+                limit=PAGE_TASKS_MAX,
+            )
+            if served is None:
+                if not page and began_at_first:
+                    self._note_silence(moment)
+                    return 0
+                self._silent_since = None
+                served = served_handlers(await present_workers(self._connection))
+            for task in page:
+                version = version_of(task)
+                if version not in unserved:
+                    unserved[version] = await self._unserved(version, served)
+            for task in self._turns.choose(page, unserved):
+                self._ask(task, served)
+                asked += 1
+            if not self._turns.goes_on(page, is_last=len(page) < PAGE_TASKS_MAX):
+                return asked
+
+    async def _unserved(self, version: Version, served: ServedHandlers) -> Unserved:
+        """The handlers of a template version that nobody serves; `None` where the version is not found."""
+        try:
+            return unserved_of((await self._templates.resolve(*version)).plan, served)
+        except (ApiError, LookupError):
+            return None
 
     def _is_quiet(self, moment: tuple[int, frozenset[int]]) -> bool:
         if self._silent_since is None or self._silent_since[1] != moment:
@@ -138,6 +171,7 @@ class HandlerWatch:
     def _ask(self, task: StandingTask, served: ServedHandlers) -> None:
         def finish(ending: Any) -> None:
             if isinstance(ending, Done) and ending.changed:
+                self._helped_count += 1
                 self._report(task.task_id)
 
         self._owner.submit(

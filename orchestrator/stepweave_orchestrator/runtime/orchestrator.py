@@ -159,7 +159,9 @@ class Orchestrator:
             ExplanationOperations(store, self.loader, self.router, connection, self.shard_count),
             DeadLetterOperations(store, self.loader, self.router, self.shard_count),
         )
-        self.handler_watch = HandlerWatch(settings, store, connection, self.owner, self.metrics)
+        self.handler_watch = HandlerWatch(
+            settings, store, connection, self.owner, self.templates, self.metrics
+        )
         self.api = ApiService(connection, self.operations, self.metrics, VERSION, self.tell_load)
         self.load.requests_waiting = self.api.requests_waiting
         self.leases = Leases(

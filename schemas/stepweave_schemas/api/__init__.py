@@ -28,6 +28,7 @@ from .dead_letters import (
     GetInvestigationQueue,
     GetStaleness,
     ListDeadLetters,
+    MissingHandler,
     TaskDeadLetters,
     UpdateDeadLetter,
 )
@@ -184,6 +185,7 @@ __all__ = [
     "ListSchedules",
     "ListTasks",
     "ListTemplates",
+    "MissingHandler",
     "OpenCircuit",
     "Pagination",
     "PauseSchedule",

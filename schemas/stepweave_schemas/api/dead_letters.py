@@ -150,6 +150,17 @@ class DeadLetterKind(msgspec.Struct, frozen=True, kw_only=True):
     mean_seconds_to_resolution: float | None
 
 
+class MissingHandler(msgspec.Struct, frozen=True, kw_only=True):
+    """A handler that steps wait for and nobody serves; whether their tasks list in the dead letters or only as stale."""
+
+    namespace: str
+    handler: str
+    #: Tasks that wait for it, and when the oldest of their dead letters began.
+    task_count: int
+    oldest_at: str
+    oldest_age_seconds: float
+
+
 class DeadLetterStats(msgspec.Struct, frozen=True, kw_only=True):
     """Answer of `dlq.stats`; `kinds` has the most frequent ones first, a thousand at most, and the sums are over these."""
 
@@ -159,3 +170,5 @@ class DeadLetterStats(msgspec.Struct, frozen=True, kw_only=True):
     by_reason: dict[str, int]
     by_resolution_status: dict[str, int]
     kinds: tuple[DeadLetterKind, ...]
+    #: The handlers that most tasks wait for first, a thousand at most.
+    missing_handlers: tuple[MissingHandler, ...] = ()

@@ -51,6 +51,8 @@ class ExplainedShard(msgspec.Struct, frozen=True, kw_only=True):
     answered: bool
     #: Messages of workers and tasks that the owner has not read yet; absent: not known.
     commands_waiting: int | None
+    #: Who owns it, for people.
+    sentence: str = ""
 
 
 class TaskExplanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ import pytest
 from tests.unit.cli.typed import parsed
 
 from stepweave_orchestrator.core import Moment, decide, evolve
+from stepweave_orchestrator.core.commands import InvestigateTask
+from stepweave_orchestrator.core.dead_letters import letter_uuid
 from stepweave_orchestrator.core.explanation import FINDINGS_MAX, Explained, Finding, FindingCode, explained
 from stepweave_orchestrator.core.explanation_facts import (
     ChildFact,
@@ -26,6 +28,7 @@ from stepweave_orchestrator.core.explanation_text import (
     SHARPENED_CODES,
     Said,
     clock,
+    owner_sentence,
     say,
     say_shard,
     span,
@@ -199,6 +202,11 @@ def test_a_blocked_task() -> None:
         f"stepweave step resolve {TASK_ID} b",
         f"stepweave step complete {TASK_ID} b --result JSON",
     )
+    # Whoever looks into it changes nothing about since when.
+    letter = letter_uuid(TASK_ID, 1)
+    for status in ("investigating", "manually_resolved"):
+        scenario.later(30_000).run(InvestigateTask(letter, status, None, "ada", None))
+        assert told(scenario)[0].sentence.startswith(f"The task is blocked since {NOON} (")
     skippable = begun(compiled(step("a", skippable=True))).run(fail_for_good("a"))
     assert told(skippable)[1].commands[-1] == f"stepweave step skip {TASK_ID} a"
 
@@ -233,6 +241,9 @@ def test_a_task_that_is_paused_before_its_start() -> None:
 def test_a_failure_while_others_run() -> None:
     scenario = begun(compiled("a", "b")).run(fail_for_good("a"))
     assert [one.code for one in told(scenario)] == ["failed", "enqueued"]
+    # Paused while it is blocked, it will be blocked again: nothing goes on that could end first.
+    scenario.run(fail_for_good("b"), PauseTask(reason="", by="ada"))
+    assert "goes on" not in " ".join(one.sentence for one in told(scenario))
     for on_failure, then in (
         ("block", "is blocked until an operator acts"),
         ("fail", "fails"),
@@ -253,6 +264,7 @@ def test_a_task_that_is_being_undone() -> None:
         "The task is being undone because of b: 1 compensation is left. It ends in error when they are through."
     )
     assert running.sentence.startswith("Step compensate:a, try 1 of 3, was given to the workers")
+    assert failed.sentence.endswith("with permanent_error (boom).")
 
 
 def test_tasks_that_have_ended() -> None:
@@ -432,7 +444,21 @@ def test_a_step_that_runs() -> None:
     assert (gone.code, gone.rank) == ("worker_gone", 0)
     assert "That worker is not among the live ones" in gone.sentence
     scenario = begun(one_step()).run(save("a", {"row": 7}, items_processed=7), start("a"))
-    assert "by its last checkpoint 7 items are done; it has no time-out." in only(scenario).sentence
+    endless = only(scenario)
+    assert "by its last checkpoint 7 items are done; it has no time-out." in endless.sentence
+    # Nothing but somebody's act may ever end it.
+    assert endless.commands == (
+        "stepweave worker list",
+        f"stepweave step resolve {TASK_ID} a",
+        f"stepweave step complete {TASK_ID} a --result JSON",
+    )
+
+
+def test_what_is_overdue() -> None:
+    """The moment of a retry is over, and nobody has acted: its owner is away."""
+    scenario = begun(one_step()).run(fail("a"))
+    assert only(scenario, Known(later_ms=1_500)).sentence.endswith("begins at 12:00:01 UTC, which is now.")
+    assert only(scenario, Known(later_ms=47_000)).sentence.endswith("begins at 12:00:01 UTC, 46 s overdue.")
 
 
 def test_a_step_that_waits_for_its_retry() -> None:
@@ -664,10 +690,32 @@ def test_an_explanation_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fact", "wanted"),
+    ("fact", "wanted", "owner"),
     [
-        (SHARD, None),
-        (ShardFact(shard=3, owner="o", behind_count=BEHIND_MIN - 1), None),
+        (SHARD, None, "whose owner orchestrator-1 answers."),
+        (
+            ShardFact(shard=3, behind_count=BEHIND_MIN - 1),
+            None,
+            "whose owner answers; who that is could not be found out.",
+        ),
+        (
+            ShardFact(shard=3, owner="o-1", lease_remaining_ms=9_000, answered=False, asked=False),
+            None,
+            "which is leased to o-1 for 9 s more. That one was not asked: what is said here is what the ledger has.",
+        ),
+        (
+            ShardFact(shard=3, owner="o-1", lease_remaining_ms=-9_000, answered=False, asked=False),
+            Said(
+                code="shard_unowned",
+                sentence=(
+                    "No orchestrator owns shard 3 (the lease of o-1 ran out 9 s ago): nothing of the task moves until one"
+                    " takes it. What is said here is what the ledger has."
+                ),
+                commands=("stepweave orchestrator run", "stepweave doctor"),
+                rank=-1,
+            ),
+            "and nobody is known to own that: the lease of o-1 ran out 9 s ago.",
+        ),
         (
             ShardFact(shard=3, owner="o-1", behind_count=BEHIND_MIN),
             Said(
@@ -679,6 +727,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave doctor",),
                 rank=2,
             ),
+            "whose owner o-1 answers.",
         ),
         (
             ShardFact(shard=3, owner="o-1", lease_remaining_ms=9_000, answered=False),
@@ -691,6 +740,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave doctor",),
                 rank=-1,
             ),
+            "which is leased to o-1 for 9 s more; that one does not answer.",
         ),
         (
             ShardFact(shard=3, owner="o-1", lease_remaining_ms=-9_000, answered=False),
@@ -703,6 +753,7 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave orchestrator run", "stepweave doctor"),
                 rank=-1,
             ),
+            "and nobody is known to own that: the lease of o-1 ran out 9 s ago.",
         ),
         (
             ShardFact(shard=3, lease_remaining_ms=0, answered=False),
@@ -715,12 +766,15 @@ def test_an_explanation_is_bounded() -> None:
                 commands=("stepweave orchestrator run", "stepweave doctor"),
                 rank=-1,
             ),
+            "and nobody is known to own that: nobody holds its lease.",
         ),
     ],
 )
-def test_the_shard(fact: ShardFact, wanted: Said | None) -> None:
+def test_the_shard(fact: ShardFact, wanted: Said | None, owner: str) -> None:
     facts = Facts(now_ms=T0_MS, task_id=TASK_ID, namespace="tests", shard=fact)
     assert say_shard(facts, is_over=False) == wanted
+    assert say_shard(facts, is_over=True) is None
+    assert owner_sentence(facts) == f"The task belongs to shard 3, {owner}"
     for line in wanted.commands if wanted is not None else ():
         parsed(line)
 
