@@ -10,6 +10,7 @@ from tests.unit.cli.typed import typed_process
 
 from stepweave.api_errors import Conflict, NotFound
 from stepweave.testing import eventually
+from stepweave_orchestrator.runtime.owner_requests import ActForBulk, MayAct, OwnerRequest
 from stepweave_schemas.api import BulkResponse
 from stepweave_schemas.bulk import BulkFilter
 from stepweave_schemas.mint import uuid7
@@ -153,6 +154,39 @@ async def test_it_is_stopped_and_listed_and_cancels_what_it_has_selected(system:
     assert answer.code == 0, answer
     assert '"applied_count": ' in answer.out
     assert {(await system.task(task_id))["status"] for task_id in task_ids} == {"cancelled"}
+
+
+async def test_a_task_that_cannot_be_asked_holds_up_no_other(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = system.client
+    tag = "c"
+    task_ids = [await system.create("left", namespace=NAMESPACE, tags=[tag]) for _ in range(3)]
+    service = system.orchestrator.service
+    handle = service.handle
+
+    async def broken(shard: int, request: OwnerRequest) -> bytes:
+        # As with a task whose history this version cannot replay.
+        if isinstance(request, ActForBulk | MayAct) and request.stream_id == task_ids[1]:
+            raise RuntimeError("it is beyond us")
+        return await handle(shard, request)
+
+    monkeypatch.setattr(service, "handle", broken)
+
+    async def shown() -> bool:
+        return await listed(system, tag, "steps_in_process") == len(task_ids)
+
+    await eventually(shown, timeout_seconds=WAIT_SECONDS, what="the tasks in the list")
+    preview = await client.preview_bulk("cancel", BulkFilter(tag=tag))
+    assert [one.refusal is None for one in preview.first] == [True, False, True]
+    bulk = await client.start_bulk("cancel", BulkFilter(tag=tag), rate_per_second=100.0)
+    done = await ended(system, bulk.bulk_id)
+    assert (done.status, done.applied_count) == ("complete", 2)
+    [refused] = done.refused
+    assert (refused.task_uuid, refused.code) == (task_ids[1], "INTERNAL_ERROR")
+    assert "RuntimeError" in refused.reason
+    monkeypatch.undo()
+    await client.cancel_task(task_ids[1])
 
 
 @pytest.mark.parametrize(

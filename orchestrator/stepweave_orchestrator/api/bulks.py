@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, get_args
 
 import msgspec
+import structlog
 
 from stepweave_eventstore.store import EventStore, StreamFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
@@ -25,6 +26,8 @@ from stepweave_schemas.mint import uuid7
 from stepweave_schemas.subjects import NAME_BYTES_MAX
 
 from .creation import check_text
+
+log = structlog.get_logger(__name__)
 
 #: Bounds of a bulk operation's rate, in tasks each second, and of its size.
 RATE_PER_SECOND_MIN: Final = 0.2
@@ -130,8 +133,15 @@ class BulkOperations:
         return api.BulkPreview(matching_count=total, first=tuple(first))
 
     async def _would(self, row: TaskRow, action: str) -> api.BulkPreviewTask:
-        answer = await self._router.call(row.shard, MayAct(stream_id=row.task_id, action=action))
-        would = msgspec.json.decode(answer, type=WouldTake)
+        try:
+            answer = await self._router.call(row.shard, MayAct(stream_id=row.task_id, action=action))
+            would = msgspec.json.decode(answer, type=WouldTake)
+        except ApiError as error:
+            would = WouldTake(row.status, error.message)
+        except Exception:
+            # It would be left out; the others are asked all the same.
+            log.exception("a task cannot be asked", task_uuid=row.task_id)
+            would = WouldTake(row.status, "it cannot be asked; the orchestrator's log has more")
         return api.BulkPreviewTask(
             task_uuid=row.task_id,
             namespace=row.namespace,

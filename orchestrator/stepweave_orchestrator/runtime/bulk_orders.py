@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepweave_eventstore.store import EventStore, TaskFilter
+from stepweave.messaging import MessagingError
+from stepweave_eventstore.store import EventStore, EventStoreError, TaskFilter
 from stepweave_orchestrator.core.bulks.actions import operator_command
 from stepweave_orchestrator.core.bulks.commands import RecordChunk, SelectTasks
 from stepweave_orchestrator.core.bulks.state import BulkState
@@ -29,7 +30,7 @@ from .actors import Actor, StreamActor
 from .owner import OwnerLoop
 from .owner_requests import ActForBulk
 from .shard_router import ShardRouter
-from .work import Done, Ending, Faulty, Query, Unstorable, Work, into_future
+from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +124,13 @@ class BulkOrders:
                 if error.code in _PASSING:
                     raise
                 return BulkRefused(task_id=task_id, code=error.code, reason=error.message[:REFUSAL_CHARS_MAX])
+            except (EventStoreError, MessagingError, ShardMoved, TimeoutError):
+                raise
+            except Exception as error:
+                # Such as a task that this version cannot replay. It holds up none of the others.
+                log.exception("a bulk operation leaves a task out", bulk_id=state.bulk_id, task_uuid=task_id)
+                reason = f"it cannot be asked: {type(error).__name__}; the orchestrator's log has more"
+                return BulkRefused(task_id=task_id, code="INTERNAL_ERROR", reason=reason)
         return None
 
     async def _look(self, shard: int, stream_id: str) -> BulkState | None:
