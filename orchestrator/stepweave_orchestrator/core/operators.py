@@ -18,6 +18,7 @@ from .allowed import refused, refused_step, unknown_step, why_not, why_not_step
 from .beginning import begin
 from .children import cancel_requests
 from .commands import Moment
+from .domain_events import SUCCESS
 from .holding import lines_left
 from .operator_commands import (
     CompleteStep,
@@ -249,6 +250,7 @@ def _complete_step(state: TaskState, number: int, command: CompleteStep, moment:
             request_id=command.request_id,
         )
     )
+    turn.announce(number, SUCCESS, None if turn.is_placeholder(number) else value)
     turn.settle_by_hand(number, "complete", value)
     if chosen:
         choose(turn, number, chosen, command.reason, value)
