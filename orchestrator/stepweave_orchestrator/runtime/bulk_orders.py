@@ -24,6 +24,7 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.bulk import BulkFilter
 from stepweave_schemas.bulk_orders import RunBulk
+from stepweave_schemas.envelope import parse_timestamp
 from stepweave_schemas.events import BulkRefused
 
 from .actors import Actor, StreamActor
@@ -49,10 +50,18 @@ def task_filter(wanted: BulkFilter, *, limit: int, after: tuple[int, str] | None
         name=wanted.name,
         statuses=wanted.status,
         initiator=wanted.initiator,
+        source_system=wanted.source_system,
         tag=wanted.tag,
+        template_version=wanted.version,
+        created_from_ms=_moment_ms(wanted.created_from),
+        created_before_ms=_moment_ms(wanted.created_before),
         after=after,
         limit=limit,
     )
+
+
+def _moment_ms(text: str | None) -> int | None:
+    return None if text is None else parse_timestamp(text)
 
 
 class BulkOrders:
