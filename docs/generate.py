@@ -354,6 +354,7 @@ _OPERATION_TEXTS: Final = {
     "bulk.start": "An action on every task that a filter finds, or with `dry_run` only what it would find",
     "bulk.get": "How far a bulk operation is, and the first tasks that refused, from its actor",
     "bulk.list": "A page of bulk operations, from the projection",
+    "bulk.tasks": "What became of each task of a bulk operation, page by page, from its events",
     "bulk.cancel": "Stop a bulk operation: it selects no more tasks",
 }
 

@@ -513,6 +513,9 @@ def _matches(row: TaskRow, filter: TaskFilter) -> bool:
         and filter.source_system in (None, row.source_system)
         and (filter.tag is None or filter.tag in row.tags)
         and filter.correlation_id in (None, row.correlation_id)
+        and filter.template_version in (None, row.template_version)
+        and (filter.created_from_ms is None or row.created_at_ms >= filter.created_from_ms)
+        and (filter.created_before_ms is None or row.created_at_ms < filter.created_before_ms)
     )
 
 

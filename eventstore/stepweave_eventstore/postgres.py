@@ -346,6 +346,9 @@ class PostgresEventStore(EventStore):
             filter.source_system,
             filter.tag,
             filter.correlation_id,
+            filter.template_version,
+            filter.created_from_ms,
+            filter.created_before_ms,
         )
         try:
             after_ms, after_id = filter.after or (None, None)

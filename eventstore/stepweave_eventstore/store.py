@@ -337,6 +337,11 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     source_system: str | None = None
     tag: str | None = None
     correlation_id: str | None = None
+    #: The version of their template.
+    template_version: str | None = None
+    #: Created then or later, and before then (ms since the Unix epoch).
+    created_from_ms: int | None = None
+    created_before_ms: int | None = None
     #: Only tasks after this one in the order: its creation (ms) and its id. What matches in all is not
     #: counted then: the total is that of the page.
     after: tuple[int, str] | None = None

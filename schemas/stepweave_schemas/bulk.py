@@ -15,6 +15,12 @@ class BulkFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     namespace: str | None = None
     name: str | None = None
+    #: The version of their template.
+    version: str | None = None
     status: tuple[str, ...] = ()
     initiator: str | None = None
+    source_system: str | None = None
     tag: str | None = None
+    #: Created at this moment or later, and before this one; RFC 3339 with a time zone.
+    created_from: str | None = None
+    created_before: str | None = None

@@ -73,6 +73,7 @@ REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "bulk.start": api.StartBulkReply,
     "bulk.get": api.BulkResponse,
     "bulk.list": api.BulkPage,
+    "bulk.tasks": api.BulkTasks,
     "bulk.cancel": api.BulkResponse,
 }
 

@@ -6,7 +6,7 @@
 | `sw.own.<shard>` | orchestrators (request) | the shard's owner |
 | `sw.cmd.<shard>.<task_id>` | orchestrators, schedulers | the shard's owner (stream CMD) |
 | `sw.res.<namespace>.<shard>.<task_id>` | workers | the shard's owner (stream CMD) |
-| `sw.disp.<namespace>.<queue>.<class>` | the shard's owner | workers (stream DISP_<namespace>) |
+| `sw.disp.<namespace>.<queue>.<class>.<task_id>.<lease_token>` | the shard's owner | workers (stream DISP_<namespace>) |
 | `sw.log.<shard>` | the shard's owner | subscribers, projections (stream LOG) |
 | `sw.evt.<namespace>.<template>.<task_id>.<entity>.<verb>` | the shard's owner | subscribers (stream EVT) |
 | `sw.now.<namespace>.<template>.<task_id>.domain.<name>` | the shard's owner | whoever listens (core NATS, best effort) |
@@ -139,9 +139,19 @@ def parse_result(subject: str) -> ResultAddress | None:
     return ResultAddress(namespace, int(match.group(2)), match.group(3))
 
 
-def dispatch(namespace: str, queue: str, priority: PriorityClass) -> str:
-    """Where the steps of a namespace, queue and priority class are dispatched."""
-    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}"
+def dispatch(namespace: str, queue: str, priority: PriorityClass, task_id: str, lease_token: str) -> str:
+    """Where one try is dispatched: a subject of its own, so that it can be taken back (`withdrawn`)."""
+    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.{task_id}.{lease_token}"
+
+
+def dispatches(namespace: str, queue: str, priority: PriorityClass) -> str:
+    """What the consumer of a queue and priority class reads from a namespace's dispatch stream."""
+    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.>"
+
+
+def withdrawn(namespace: str, task_id: str, lease_token: str = "*") -> str:
+    """The dispatch of one try of a task, or of all of them, in whatever queue and class."""
+    return f"sw.disp.{token(namespace)}.*.*.{task_id}.{lease_token}"
 
 
 def dispatch_stream(namespace: str) -> str:

@@ -84,6 +84,7 @@ WRONG_TYPES: dict[str, dict[str, Any]] = {
     "bulk.start": {"action": "fork", "filter": {"name": "n"}},
     "bulk.get": {"bulk_id": 7},
     "bulk.list": {"status": "running"},
+    "bulk.tasks": {"bulk_id": uuid7(), "outcome": 7},
     "bulk.cancel": {"bulk_id": 7},
 }
 

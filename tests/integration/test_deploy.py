@@ -266,7 +266,7 @@ async def make_streams(orchestrator: Client) -> None:
             nats.js.api.ConsumerConfig(
                 durable_name=subjects.dispatch_consumer("standard", "normal"),
                 ack_policy=nats.js.api.AckPolicy.EXPLICIT,
-                filter_subject=subjects.dispatch(namespace, "standard", "normal"),
+                filter_subject=subjects.dispatches(namespace, "standard", "normal"),
             ),
         )
 
@@ -295,7 +295,9 @@ async def test_a_worker_does_its_work_through_its_account(production_nats: int) 
     ):
         await make_streams(orchestrator)
         jetstream = orchestrator.jetstream()
-        await jetstream.publish(subjects.dispatch("default", "standard", "normal"), b"do it")
+        await jetstream.publish(
+            subjects.dispatch("default", "standard", "normal", "some-task", "some-token"), b"do it"
+        )
 
         inbox = worker.new_inbox()
         deliveries = await worker.subscribe(inbox)
@@ -323,7 +325,9 @@ async def test_a_worker_reaches_nothing_else(production_nats: int) -> None:
     ):
         await make_streams(orchestrator)
         jetstream = orchestrator.jetstream()
-        await jetstream.publish(subjects.dispatch("other", "standard", "normal"), b"secret")
+        await jetstream.publish(
+            subjects.dispatch("other", "standard", "normal", "some-task", "some-token"), b"secret"
+        )
         for subject in (
             "$JS.API.INFO",
             "$JS.API.STREAM.DELETE.DISP_default",
@@ -334,7 +338,7 @@ async def test_a_worker_reaches_nothing_else(production_nats: int) -> None:
             pull_subject("other"),
             subjects.result("other", 0, "some-task"),
             subjects.command(0, "some-task"),
-            subjects.dispatch("default", "standard", "normal"),
+            subjects.dispatch("default", "standard", "normal", "some-task", "some-token"),
             f"{subjects.API_PREFIX}.task.create",
         ):
             await assert_out_of_reach(worker, subject)
@@ -348,7 +352,9 @@ async def test_a_worker_reaches_nothing_else(production_nats: int) -> None:
                 await worker.publish(pull_subject("default"), PULL, reply=f"$JS.API.STREAM.{action}.{target}")
         await worker.publish(subjects.cancel_notice("default"), b"forged")
         for n in range(6):
-            await jetstream.publish(subjects.dispatch("default", "standard", "normal"), b"%d" % n)
+            await jetstream.publish(
+                subjects.dispatch("default", "standard", "normal", "some-task", "some-token"), b"%d" % n
+            )
         # Each of the six was given to one of the pulls above, so these were all acted on.
         deliveries = [await everything.next_msg(TIMEOUT_SECONDS) for _ in range(1 + 6)]
         assert deliveries[0].data == b"forged" or b"forged" in {m.data for m in deliveries}

@@ -126,7 +126,7 @@ class Orchestrator:
         for priority in subjects.PRIORITY_CLASSES:
             config = ConsumerConfig(
                 durable_name=subjects.dispatch_consumer(QUEUE, priority),
-                filter_subject=subjects.dispatch(NAMESPACE, QUEUE, priority),
+                filter_subject=subjects.dispatches(NAMESPACE, QUEUE, priority),
                 ack_wait=lease_seconds,
             )
             await self.jetstream.add_consumer(self.stream, config)
@@ -153,7 +153,8 @@ class Orchestrator:
             "enqueued_at_ms": mint.now_ms(),
         }
         payload = codec.encode(order | fields)
-        await self.jetstream.publish(subjects.dispatch(NAMESPACE, QUEUE, priority), payload)
+        subject = subjects.dispatch(NAMESPACE, QUEUE, priority, task_id, order["lease_token"])
+        await self.jetstream.publish(subject, payload)
         return codec.decode_dispatch(payload)
 
     async def next_outcome(self) -> result.AnyOutcome:
@@ -389,7 +390,8 @@ async def test_what_is_no_dispatch_is_thrown_away(
     payload: bytes, orchestrator: Orchestrator, start_worker: Start
 ) -> None:
     worker = await start_worker(concurrency=1)
-    await orchestrator.jetstream.publish(subjects.dispatch(NAMESPACE, QUEUE, "normal"), payload)
+    subject = subjects.dispatch(NAMESPACE, QUEUE, "normal", "some-task", "some-token")
+    await orchestrator.jetstream.publish(subject, payload)
     await worker.hear("not a dispatch")
     await orchestrator.nothing_is_open()
     order = await orchestrator.dispatch("echo")

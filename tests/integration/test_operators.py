@@ -15,6 +15,7 @@ from tests.unit.cli.typed import Answer, typed_process
 from stepweave import StepContext, SyncClient, step_handler
 from stepweave.api_errors import Conflict, NotFound
 from stepweave.testing import eventually
+from stepweave_schemas import subjects
 from stepweave_schemas.dispatch import RESULT_BYTES_MAX
 from stepweave_schemas.mint import uuid7
 
@@ -205,6 +206,47 @@ async def test_running_handlers_hear_it_through_their_context(
         await end(system, task_id)
         await eventually(lambda: len(heard) == 2, timeout_seconds=WAIT_SECONDS, what="two that hear")
     assert "step.completed" not in await system.types(task_id)
+
+
+@pytest.mark.parametrize("end", [_cancelled, _resolved, _settled])
+async def test_what_waits_for_a_worker_does_not_begin_afterwards(
+    system: System, end: Callable[[System, str], Awaitable[None]]
+) -> None:
+    ended = await system.create("both", namespace=SERVED)
+    await end(system, ended)
+    await system.nothing_dispatched(SERVED)
+    # One of two: the other one begins.
+    task_id = await system.create("both", namespace=SERVED)
+    await system.client.resolve_step(task_id, "on_loop")
+    taken = await system.take(SERVED)
+    assert (taken.dispatch.task_id, taken.dispatch.step_name) == (task_id, "in_thread")
+    await taken.say("success", result=None)
+    await system.nothing_dispatched(SERVED)
+    assert (await system.task(task_id))["status"] == "complete"
+
+
+async def test_a_worker_that_begins_what_is_over_is_told_so(system: System) -> None:
+    notices: list[Any] = []
+    subject = subjects.cancel_notice(NAMESPACE)
+    listening = await system.connection.subscribe(
+        subject, lambda message: notices.append(json.loads(message.data))
+    )
+    task_id, taken = await system.started("one", namespace=NAMESPACE)
+    await taken.say("failure", error_message="no", retryable=False)
+    await system.client.retry_task(task_id)
+    again = await system.take(NAMESPACE)
+    # The step goes on with another try, which a notice would end.
+    await taken.say("started", started_at_ms=1)
+    await system.client.cancel_task(task_id)
+    await eventually(lambda: notices, timeout_seconds=WAIT_SECONDS, what="the notice")
+    expected = [{"task_id": task_id, "step_uuids": [again.dispatch.step_uuid]}]
+    assert notices == expected
+    # As if its worker had not been there to hear it.
+    notices.clear()
+    await again.say("started", started_at_ms=1)
+    await eventually(lambda: notices, timeout_seconds=WAIT_SECONDS, what="another notice")
+    await listening.unsubscribe()
+    assert notices == expected
 
 
 async def test_watching_looks_whether_the_task_is_blocked_now(system: System) -> None:

@@ -77,7 +77,7 @@ class Side:
                 subjects.dispatch_stream("default"),
                 ConsumerConfig(
                     durable_name=subjects.dispatch_consumer("default", priority),
-                    filter_subject=subjects.dispatch("default", "default", priority),
+                    filter_subject=subjects.dispatches("default", "default", priority),
                     ack_policy=AckPolicy.EXPLICIT,
                     ack_wait=ack_wait,
                     max_ack_pending=10_000,
@@ -98,7 +98,8 @@ class Side:
         )
         self.sent[dispatch.lease_token] = dispatch
         priority = subjects.priority_class(dispatch.priority)
-        return dispatch, Outgoing(subjects.dispatch("default", "default", priority), encode(dispatch))
+        subject = subjects.dispatch("default", "default", priority, dispatch.task_id, dispatch.lease_token)
+        return dispatch, Outgoing(subject, encode(dispatch))
 
     async def dispatch(self, handler: str, context: Any = None, **fields: Any) -> Dispatch:
         dispatch, message = self.prepare(handler, context, **fields)
@@ -514,7 +515,7 @@ async def test_missing_dependency_results_are_fetched_page_by_page(
 
 
 async def test_forged_messages_do_no_harm(side: Side, make_worker: Callable[..., Worker]) -> None:
-    subject = subjects.dispatch("default", "default", "normal")
+    subject = subjects.dispatch("default", "default", "normal", "some-task", "some-token")
     dispatch, _ = side.prepare("echo")
     bad_subject = msgspec.structs.replace(dispatch, result_subject="$JS.API.STREAM.DELETE.CMD")
     bad_attempt = msgspec.structs.replace(dispatch, attempt=0)

@@ -132,6 +132,13 @@ async def test_every_filter_restricts(store: EventStore) -> None:
     assert await ids(store, tag="x" * 4_999) == []
     assert await ids(store, correlation_id="order-2") == [B]
     assert await ids(store, namespace="payments", tag="eu", initiator="shop") == [A]
+    assert await ids(store, template_version="none") == []
+    assert await ids(store, template_version=task(A).template_version, name="parcel") == [B]
+    assert await ids(store, created_from_ms=NOON_MS) == [B, A]
+    assert await ids(store, created_before_ms=NOON_MS) == [C]
+    assert await ids(store, created_from_ms=1, created_before_ms=NOON_MS) == [C]
+    rest, _ = await store.list_tasks(TaskFilter(created_from_ms=1, after=(NOON_MS, A)))
+    assert [row.task_id for row in rest] == [C]
     for nothing in ("", "Payments", "\x00", "half \ud83d"):
         assert await ids(store, namespace=nothing) == await ids(store, tag=nothing) == []
 

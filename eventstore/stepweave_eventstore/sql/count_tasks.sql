@@ -11,3 +11,6 @@ WHERE ($1::text IS NULL OR (stepweave.index_key(namespace) = left($1, 200) AND n
         OR (tags <> '{}' AND stepweave.index_keys(tags) @> ARRAY[left($6, 200)] AND tags @> ARRAY[$6])
     )
     AND ($7::text IS NULL OR (stepweave.index_key(correlation_id) = left($7, 200) AND correlation_id = $7))
+    AND ($8::text IS NULL OR template_version = $8)
+    AND ($9::bigint IS NULL OR created_at >= stepweave.from_ms($9))
+    AND ($10::bigint IS NULL OR created_at < stepweave.from_ms($10))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, get_args
 
 import msgspec
+import structlog
 
 from stepweave_eventstore.store import EventStore, StreamFilter, TaskRow
 from stepweave_orchestrator.core import TaskStatus
@@ -14,17 +15,22 @@ from stepweave_orchestrator.core.bulks import commands
 from stepweave_orchestrator.core.bulks.actions import allowed_name
 from stepweave_orchestrator.runtime.bulk_orders import task_filter
 from stepweave_orchestrator.runtime.bulk_requests import AskedBulk, WouldTake
+from stepweave_orchestrator.runtime.outcomes import MOMENT_MS_MAX
 from stepweave_orchestrator.runtime.owner_requests import MayAct, OfBulk
 from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_schemas import api
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.bulk import BulkFilter
-from stepweave_schemas.codec import encode
+from stepweave_schemas.codec import decode_event, encode
+from stepweave_schemas.envelope import parse_timestamp
+from stepweave_schemas.events import BulkProgressed, BulkSelected
 from stepweave_schemas.identity import bulk_stream_id, is_uuid, shard_of
 from stepweave_schemas.mint import uuid7
 from stepweave_schemas.subjects import NAME_BYTES_MAX
 
-from .creation import check_text
+from .creation import check_moment, check_text
+
+log = structlog.get_logger(__name__)
 
 #: Bounds of a bulk operation's rate, in tasks each second, and of its size.
 RATE_PER_SECOND_MIN: Final = 0.2
@@ -33,6 +39,12 @@ TASKS_MAX: Final = 1_000_000
 #: Of a dry run so many tasks are shown.
 PREVIEW_TASKS_MAX: Final = 20
 _STATUSES: Final = ("running", "complete", "cancelled")
+_OUTCOMES: Final = ("applied", "refused", "pending")
+#: A page of tasks ends with the chunk in which it has as many, or after so many reads of so many events.
+_TASKS_PAGE: Final = 500
+_READS_MAX: Final = 10
+_EVENTS_READ: Final = 50
+_VERSION_MAX: Final = 2**31 - 1
 _TASK_STATUSES: Final = get_args(TaskStatus)
 _LIMIT_MAX: Final = 200
 _OFFSET_MAX: Final = 1_000_000
@@ -52,6 +64,7 @@ class BulkOperations:
             "bulk.start": self.start,
             "bulk.get": self.get,
             "bulk.list": self.list,
+            "bulk.tasks": self.tasks,
             "bulk.cancel": self.cancel,
         }
 
@@ -105,6 +118,43 @@ class BulkOperations:
             )
         )
 
+    async def tasks(self, request: api.ListBulkTasks) -> bytes:
+        """A page of what became of its tasks, from its events."""
+        if request.outcome is not None and request.outcome not in _OUTCOMES:
+            raise ApiError("BAD_REQUEST", f"outcome: {', '.join(_OUTCOMES)}, not {request.outcome[:100]!r}")
+        if not 1 <= request.from_version <= _VERSION_MAX:
+            raise ApiError(
+                "BAD_REQUEST", "from_version: `next_version` of the page before; the first has none"
+            )
+        # Also says whether there is such an operation.
+        stream_id = bulk_stream_id(request.bulk_id)
+        await self._ask(request.bulk_id)
+        tasks: list[api.BulkTask] = []
+        selected: tuple[str, ...] = ()
+        version = began = request.from_version
+        for _ in range(_READS_MAX):
+            records = await self._store.read_stream(stream_id, from_version=version, limit=_EVENTS_READ)
+            for record in records:
+                version = record.version + 1
+                event = decode_event(record.data)
+                if isinstance(event, BulkSelected):
+                    selected, began = event.task_ids, record.version
+                elif isinstance(event, BulkProgressed):
+                    tasks += [
+                        one for one in _outcomes(selected, event) if request.outcome in (None, one.outcome)
+                    ]
+                    selected = ()
+                    if len(tasks) >= _TASKS_PAGE:
+                        return encode(api.BulkTasks(tasks=tuple(tasks), next_version=version))
+            if len(records) < _EVENTS_READ:
+                pending = selected if request.outcome in (None, "pending") else ()
+                tasks += [api.BulkTask(task_uuid=task_id, outcome="pending") for task_id in pending]
+                return encode(api.BulkTasks(tasks=tuple(tasks)))
+            if selected:
+                # The next page begins with the chunk that is not complete here.
+                version, selected = began, ()
+        return encode(api.BulkTasks(tasks=tuple(tasks), next_version=version))
+
     async def cancel(self, request: api.CancelBulk) -> bytes:
         """Select no more tasks."""
         check_text(request, "reason", "cancelled_by")
@@ -130,8 +180,15 @@ class BulkOperations:
         return api.BulkPreview(matching_count=total, first=tuple(first))
 
     async def _would(self, row: TaskRow, action: str) -> api.BulkPreviewTask:
-        answer = await self._router.call(row.shard, MayAct(stream_id=row.task_id, action=action))
-        would = msgspec.json.decode(answer, type=WouldTake)
+        try:
+            answer = await self._router.call(row.shard, MayAct(stream_id=row.task_id, action=action))
+            would = msgspec.json.decode(answer, type=WouldTake)
+        except ApiError as error:
+            would = WouldTake(row.status, error.message)
+        except Exception:
+            # It would be left out; the others are asked all the same.
+            log.exception("a task cannot be asked", task_uuid=row.task_id)
+            would = WouldTake(row.status, "it cannot be asked; the orchestrator's log has more")
         return api.BulkPreviewTask(
             task_uuid=row.task_id,
             namespace=row.namespace,
@@ -139,6 +196,16 @@ class BulkOperations:
             status=would.status,
             refusal=would.refusal,
         )
+
+
+def _outcomes(selected: tuple[str, ...], progressed: BulkProgressed) -> list[api.BulkTask]:
+    refused = {one.task_id: one for one in progressed.refused}
+    return [
+        api.BulkTask(task_uuid=task_id, outcome="applied")
+        if (why := refused.get(task_id)) is None
+        else api.BulkTask(task_uuid=task_id, outcome="refused", code=why.code, reason=why.reason)
+        for task_id in selected
+    ]
 
 
 def _read(answer: AskedBulk) -> api.BulkResponse:
@@ -160,18 +227,23 @@ def _check(request: api.StartBulk) -> None:
     if request.filter == BulkFilter() and not request.every_task:
         raise ApiError(
             "VALIDATION_FAILED",
-            "filter: it restricts nothing; name a namespace, name, status, initiator or tag, or say "
-            "`every_task` if every task of the installation is meant",
+            "filter: it restricts nothing; give a namespace, name, version, status, initiator, source_system, tag, "
+            "created_from or created_before, or say `every_task` if every task of the installation is meant",
         )
 
 
 def _check_filter(wanted: BulkFilter) -> None:
-    texts = ("namespace", "name", "initiator", "tag")
+    texts = ("namespace", "name", "version", "initiator", "source_system", "tag")
     check_text(wanted, *texts)
     if empty := [field for field in texts if getattr(wanted, field) == ""]:
         raise ApiError("VALIDATION_FAILED", f"filter.{empty[0]}: it is empty; leave it out where any will do")
     if wanted.namespace is not None and len(wanted.namespace.encode(errors="replace")) > NAME_BYTES_MAX:
         raise ApiError("VALIDATION_FAILED", f"filter.namespace: {NAME_BYTES_MAX} bytes at most")
+    for field in ("created_from", "created_before"):
+        check_moment(f"filter.{field}", getattr(wanted, field), MOMENT_MS_MAX)
+    begin, end = wanted.created_from, wanted.created_before
+    if begin is not None and end is not None and parse_timestamp(begin) >= parse_timestamp(end):
+        raise ApiError("VALIDATION_FAILED", "filter.created_before: it is not after created_from")
     unknown = [status for status in wanted.status if status not in _TASK_STATUSES]
     if unknown:
         raise ApiError(

@@ -57,8 +57,8 @@ def check_request(request: api.CreateTask) -> Any:
     )
     if bytes(request.options).strip() not in (b"{}", b""):
         raise ApiError("VALIDATION_FAILED", "options: this version knows none; leave it out")
-    _check_moment("requested_at", request.requested_at, _YEAR_9999_END_MS)
-    _check_moment("start_at", request.start_at, round((time.time() + START_AFTER_SECONDS_MAX) * 1000))
+    check_moment("requested_at", request.requested_at, _YEAR_9999_END_MS)
+    check_moment("start_at", request.start_at, round((time.time() + START_AFTER_SECONDS_MAX) * 1000))
     return context
 
 
@@ -136,7 +136,8 @@ def check_context(raw: msgspec.Raw) -> Any:
     return context
 
 
-def _check_moment(field: str, text: str | None, latest_ms: int) -> None:
+def check_moment(field: str, text: str | None, latest_ms: int) -> None:
+    """Raise `ApiError` unless the text, where there is one, is a moment with its zone, and no later than that."""
     if text is None:
         return
     try:

@@ -217,7 +217,7 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "task.resumed": lambda data: _by_hand(data, "resumed_by", data["reason"]),
     "task.given_up": lambda data: _by_hand(data, "given_up_by", data["reason"]),
     "task.resolved_manually": lambda data: f"{_task(data)}: {_by_hand(data, 'resolved_by', data['reason'])}",
-    "task.cancelled": lambda data: f"{_task(data)}: {data['reason'] or 'no reason given'}",
+    "task.cancelled": lambda data: f"{_task(data)}: {_by_hand(data, 'cancelled_by', data['reason'])}",
     "task.stale": _stale,
     "task.investigated": lambda data: (
         f"dead letter {data['number']}: {data['resolution_status'].replace('_', ' ')}"
@@ -376,8 +376,8 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "schedule.backfill_completed": lambda data: f"{_counted(data['fired_count'], 'firing')} made up for",
     "schedule.deleted": lambda data: _by_hand(data, "deleted_by", data.get("reason", "")),
     "bulk.requested": lambda data: (
-        f"{data['action']}, {data['rate_per_second']:g} tasks/s"
-        + (f": {data['reason']}" if data.get("reason") else "")
+        f"{data['action']}, {data['rate_per_second']:g} tasks/s, "
+        + _by_hand(data, "requested_by", data.get("reason", ""))
     ),
     "bulk.selected": lambda data: _counted(len(data["task_ids"]), "task"),
     "bulk.progressed": lambda data: (
@@ -387,7 +387,7 @@ _TEXTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
         f"{data['applied_count']} applied, {data['refused_count']} refused"
         + (", as many as it was to take" if data.get("limit_reached") else "")
     ),
-    "bulk.cancelled": lambda data: data.get("reason") or "no reason given",
+    "bulk.cancelled": lambda data: _by_hand(data, "cancelled_by", data.get("reason", "")),
 }
 
 

@@ -76,7 +76,7 @@ def complete(
         typer.Option(
             "--result",
             help="What it has come to: any JSON, @FILE, or - for stdin. Default: null. Of a decision, an object "
-            "that may name in `create_steps` the steps that it chooses.",
+            "that names in `create_steps` the steps that it chooses, [] for none.",
             metavar="JSON",
         ),
     ] = None,

@@ -18,6 +18,7 @@ from .allowed import refused, refused_step, unknown_step, why_not, why_not_step
 from .beginning import begin
 from .children import cancel_requests
 from .commands import Moment
+from .domain_events import SUCCESS
 from .holding import lines_left
 from .operator_commands import (
     CompleteStep,
@@ -249,6 +250,7 @@ def _complete_step(state: TaskState, number: int, command: CompleteStep, moment:
             request_id=command.request_id,
         )
     )
+    turn.announce(number, SUCCESS, None if turn.is_placeholder(number) else value)
     turn.settle_by_hand(number, "complete", value)
     if chosen:
         choose(turn, number, chosen, command.reason, value)
@@ -274,10 +276,14 @@ def _decides_nothing(turn: Turn, number: int, reason: str, value: msgspec.Raw = 
 def _chosen(text: str) -> list[str] | str:
     """The steps that a decision's result names in `create_steps`; a text where that is no list of names."""
     value: Any = msgspec.json.decode(text)
-    named = value.get("create_steps", []) if isinstance(value, dict) else []
+    named = value.get("create_steps") if isinstance(value, dict) else None
     if isinstance(named, list) and all(isinstance(name, str) for name in named):
         return list(dict.fromkeys(named))
-    return "`create_steps` in the result of a decision is the list of the steps that it chooses"
+    # Not guessed from a result without it: what is not chosen now never will be.
+    return (
+        "`create_steps` in the result of a decision is the list of the steps that it chooses; `[]`, or to resolve it, "
+        "chooses none"
+    )
 
 
 def _fault_of_choice(state: TaskState, number: int, named: list[str], moment: Moment) -> str | None:

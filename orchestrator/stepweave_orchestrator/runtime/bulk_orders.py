@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from stepweave_eventstore.store import EventStore, TaskFilter
+from stepweave.messaging import MessagingError
+from stepweave_eventstore.store import EventStore, EventStoreError, TaskFilter
 from stepweave_orchestrator.core.bulks.actions import operator_command
 from stepweave_orchestrator.core.bulks.commands import RecordChunk, SelectTasks
 from stepweave_orchestrator.core.bulks.state import BulkState
@@ -23,13 +24,14 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas.api import ApiError
 from stepweave_schemas.bulk import BulkFilter
 from stepweave_schemas.bulk_orders import RunBulk
+from stepweave_schemas.envelope import parse_timestamp
 from stepweave_schemas.events import BulkRefused
 
 from .actors import Actor, StreamActor
 from .owner import OwnerLoop
 from .owner_requests import ActForBulk
 from .shard_router import ShardRouter
-from .work import Done, Ending, Faulty, Query, Unstorable, Work, into_future
+from .work import Done, Ending, Faulty, Query, ShardMoved, Unstorable, Work, into_future
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +50,18 @@ def task_filter(wanted: BulkFilter, *, limit: int, after: tuple[int, str] | None
         name=wanted.name,
         statuses=wanted.status,
         initiator=wanted.initiator,
+        source_system=wanted.source_system,
         tag=wanted.tag,
+        template_version=wanted.version,
+        created_from_ms=_moment_ms(wanted.created_from),
+        created_before_ms=_moment_ms(wanted.created_before),
         after=after,
         limit=limit,
     )
+
+
+def _moment_ms(text: str | None) -> int | None:
+    return None if text is None else parse_timestamp(text)
 
 
 class BulkOrders:
@@ -123,6 +133,13 @@ class BulkOrders:
                 if error.code in _PASSING:
                     raise
                 return BulkRefused(task_id=task_id, code=error.code, reason=error.message[:REFUSAL_CHARS_MAX])
+            except (EventStoreError, MessagingError, ShardMoved, TimeoutError):
+                raise
+            except Exception as error:
+                # Such as a task that this version cannot replay. It holds up none of the others.
+                log.exception("a bulk operation leaves a task out", bulk_id=state.bulk_id, task_uuid=task_id)
+                reason = f"it cannot be asked: {type(error).__name__}; the orchestrator's log has more"
+                return BulkRefused(task_id=task_id, code="INTERNAL_ERROR", reason=reason)
         return None
 
     async def _look(self, shard: int, stream_id: str) -> BulkState | None:

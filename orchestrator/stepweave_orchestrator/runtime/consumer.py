@@ -12,11 +12,13 @@ from stepweave_orchestrator.core.rejection import Rejection
 from stepweave_schemas import result, subjects
 from stepweave_schemas.codec import MessageError
 
+from .actors import TaskActor
 from .child_orders import ChildOrders
 from .loading import Unloadable
 from .metrics import Metrics
 from .outcomes import not_storable, read_outcomes
 from .owner import OwnerLoop
+from .withdrawals import Withdrawals
 from .work import Done, Faulty, ShardMoved, Unstorable, Work
 
 log = structlog.get_logger(__name__)
@@ -52,12 +54,19 @@ class CommandConsumer:
     """Pulls the results for one shard and turns them into commands."""
 
     def __init__(
-        self, connection: Connection, shard: int, owner: OwnerLoop, children: ChildOrders, metrics: Metrics
+        self,
+        connection: Connection,
+        shard: int,
+        owner: OwnerLoop,
+        children: ChildOrders,
+        withdrawals: Withdrawals,
+        metrics: Metrics,
     ) -> None:
         self._connection = connection
         self._children = children
         self._shard = shard
         self._owner = owner
+        self._withdrawals = withdrawals
         self._metrics = metrics
         self._pull = PullLoop(
             connection,
@@ -115,8 +124,11 @@ class CommandConsumer:
                 failure = not_storable(outcome, "the event store cannot hold the result's text")
                 self._submit(failure, namespace, delivery, replaced=True)
                 return
-            if isinstance(ending, Rejection) and ending.code in _FORGED:
-                self._refuse(f"{outcome.KIND} of {outcome.task_id}/{outcome.step_name}", ending.reason, 0)
+            if isinstance(ending, Rejection):
+                if ending.code in _FORGED:
+                    self._refuse(f"{outcome.KIND} of {outcome.task_id}/{outcome.step_name}", ending.reason, 0)
+                elif isinstance(outcome, result.Started):
+                    self._begun_too_late(outcome)
             delivery.settle()
 
         self._owner.submit(
@@ -130,6 +142,11 @@ class CommandConsumer:
                 namespace=namespace,
             )
         )
+
+    def _begun_too_late(self, begun: result.Started) -> None:
+        actor = self._owner.actors.peek(begun.task_id)
+        if isinstance(actor, TaskActor):
+            self._withdrawals.take_back_late(actor.state, begun)
 
     def _refuse(self, what: str, why: str, size_bytes: int) -> None:
         self._metrics.messages_refused += 1

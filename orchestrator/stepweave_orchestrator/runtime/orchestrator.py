@@ -50,6 +50,7 @@ from .streams import Streams, StreamsUnavailable
 from .takeover import TakeOver
 from .templates import TemplateCatalogue
 from .timers import Timers
+from .withdrawals import Withdrawals
 from .work import Done, Record, Work, into_future
 
 log = structlog.get_logger(__name__)
@@ -119,6 +120,7 @@ class Orchestrator:
         self.owner.publish_tail = self._publish_tail
         self.forks = Forks(store, self.templates, settings.limits())
         self.load = LoadReadings(settings, connection, store, self.owner, self.publisher, self.projector)
+        self.withdrawals = Withdrawals(connection)
         self.service = OwnerService(
             connection,
             self.owner,
@@ -127,6 +129,7 @@ class Orchestrator:
             self.metrics,
             self.shard_count,
             self.load.admission,
+            self.withdrawals,
         )
         self.router = ShardRouter(connection, self.owner, self.service)
         self.bulks = BulkOrders(self.owner, store, self.router, self.loader.shard_of)
@@ -244,6 +247,7 @@ class Orchestrator:
         self.timers.close()
         self.publisher.close()
         await self.children.close()
+        await self.withdrawals.close()
         await self.load.close()
         for task in (*self._tasks, *self._taking_over.values()):
             task.cancel()
@@ -295,7 +299,7 @@ class Orchestrator:
                 number, ShardAcquired(shard=number, epoch=row.epoch, owner=self.settings.owner)
             )
         consumer = self._consumers[number] = CommandConsumer(
-            self.connection, number, self.owner, self.children, self.metrics
+            self.connection, number, self.owner, self.children, self.withdrawals, self.metrics
         )
         await consumer.start()
         await self.service.open_shard(number)

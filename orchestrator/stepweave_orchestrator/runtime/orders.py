@@ -117,7 +117,8 @@ def dispatch_order(actor: TaskActor, step_name: str, attempt: int, lease_token: 
     spec = state.the_plan.steps[number] if number >= 0 else state.spec_of(state.number_of(step_name))
     queue = spec.queue
     namespace = dispatch.namespace
-    subject = subjects.dispatch(namespace, queue, subjects.priority_class(state.priority))
+    priority = subjects.priority_class(state.priority)
+    subject = subjects.dispatch(namespace, queue, priority, state.task_id, lease_token)
     return Order(subject, f"d{lease_token}", payload, namespace, queue)
 
 

@@ -84,6 +84,7 @@ from .owner_requests import (
 )
 from .schedule_requests import asked, no_schedule, refusal_of, schedule_query, schedule_work
 from .templates import TemplateCatalogue
+from .withdrawals import Withdrawals
 from .work import Ending, Query, ShardMoved, Work, into_future
 
 log = structlog.get_logger(__name__)
@@ -111,8 +112,10 @@ class OwnerService:
         metrics: Metrics,
         shard_count: int,
         admission: Admission,
+        withdrawals: Withdrawals,
     ) -> None:
         self._admission = admission
+        self._withdrawals = withdrawals
         self._connection = connection
         self._shard_count = shard_count
         self._owner = owner
@@ -323,7 +326,7 @@ class OwnerService:
         return True
 
     async def _cancel(self, shard: int, request: Cancel) -> bytes:
-        done = done_or_raise(
+        done_or_raise(
             await self._perform(
                 Work(
                     stream_id=request.stream_id,
@@ -336,8 +339,8 @@ class OwnerService:
             ),
             request.stream_id,
         )
-        if done.changed:
-            await self._query(shard, request.stream_id, self.tell_workers)
+        # Also where it is a repetition: whoever asks again has perhaps seen a handler that has not heard.
+        await self._take_back(shard, request.stream_id)
         return await self._query(shard, request.stream_id, answer_task)
 
     async def _operate(self, shard: int, request: Operate) -> bytes:
@@ -353,28 +356,38 @@ class OwnerService:
             )
         )
         try:
-            done = done_or_raise(ending, request.stream_id)
+            done_or_raise(ending, request.stream_id)
         except ApiError as error:
             if isinstance(command, StepCommand):
                 error.details["step"] = command.step
             raise
-        if done.changed:
-            await self._query(shard, request.stream_id, self.tell_workers)
         if isinstance(command, StepCommand):
-            return await self._query(shard, request.stream_id, lambda actor: answer_step(actor, command.step))
+            step = command.step
+            await self._take_back(shard, request.stream_id, step)
+            return await self._query(shard, request.stream_id, lambda actor: answer_step(actor, step))
+        await self._take_back(shard, request.stream_id)
         return await self._query(shard, request.stream_id, answer_task)
 
     def tell_workers(self, actor: Actor) -> bytes:
-        """Running handlers hear at once, where they listen, that somebody has ended their tries."""
+        """Whoever runs tries of a task that has been ended hears of it; what waits is removed by and by."""
         assert isinstance(actor, TaskActor)
-        state = actor.state
-        running = [
-            step.uuid for step in state.steps if step.settled_by in ("cancel", "operator") and step.attempt
-        ]
-        if running:
-            notice = {"task_id": state.task_id, "step_uuids": running[:1_000]}
-            self._connection.send(subjects.cancel_notice(state.the_plan.ref.namespace), encode(notice))
+        if actor.state.is_terminal:
+            self._withdrawals.take_back(actor.state)
         return b""
+
+    async def _take_back(self, shard: int, stream_id: str, step: str = "") -> None:
+        """As `tell_workers`, or of one step; when it returns nothing of it waits for a worker any more."""
+        removals: list[asyncio.Future[None]] = []
+
+        def look(actor: Actor) -> bytes:
+            assert isinstance(actor, TaskActor)
+            if step or actor.state.is_terminal:
+                removals.extend(self._withdrawals.take_back(actor.state, step))
+            return b""
+
+        await self._query(shard, stream_id, look)
+        if removals:
+            await asyncio.wait(removals)
 
     async def _signal(self, shard: int, request: Signal) -> bytes:
         asked = await self._query(
@@ -519,8 +532,9 @@ class OwnerService:
             actor_name=f"api:{request.by}" if request.by else "api",
             finish=_unset,
         )
-        if done_or_raise(await self._perform(work), request.stream_id).changed:
-            await self._query(shard, request.stream_id, self.tell_workers)
+        done_or_raise(await self._perform(work), request.stream_id)
+        # Also where it is a repetition: the owner may have died before it could say so.
+        await self._take_back(shard, request.stream_id)
         return b"{}"
 
     async def _query(self, shard: int, stream_id: str, answer: Any) -> bytes:

@@ -161,7 +161,7 @@ class Streams:
                 stream,
                 ConsumerConfig(
                     durable_name=subjects.dispatch_consumer(queue, priority),
-                    filter_subject=subjects.dispatch(namespace, queue, priority),
+                    filter_subject=subjects.dispatches(namespace, queue, priority),
                     ack_policy=AckPolicy.EXPLICIT,
                     ack_wait=self._settings.dispatch_lease_seconds,
                     max_ack_pending=DISPATCHES_IN_FLIGHT_MAX,

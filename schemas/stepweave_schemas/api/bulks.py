@@ -45,6 +45,16 @@ class ListBulks(Request, frozen=True, kw_only=True):
     offset: int = 0
 
 
+class ListBulkTasks(Request, frozen=True, kw_only=True):
+    """`bulk.tasks`: what became of each task of a bulk operation, from its events. Answer: `BulkTasks`."""
+
+    bulk_id: str
+    #: Only those: `applied`, `refused`, `pending`.
+    outcome: str | None = None
+    #: Where to go on: `next_version` of the answer before.
+    from_version: int = 1
+
+
 class CancelBulk(Request, frozen=True, kw_only=True):
     """`bulk.cancel`: select no more tasks. Answer: `BulkResponse`."""
 
@@ -80,13 +90,31 @@ class BulkResponse(msgspec.Struct, frozen=True, kw_only=True):
     pending_count: int = 0
     applied_count: int = 0
     refused_count: int = 0
-    #: The first of those refused; all of them are in its events.
+    #: The first of those refused; `bulk.tasks` has all of them.
     refused: tuple[BulkRefusal, ...] = ()
     limit_reached: bool = False
     created_at: str
     updated_at: str
     cancelled_by: str = ""
     cancel_reason: str = ""
+
+
+class BulkTask(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A task that a bulk operation has selected, and whether it took the action."""
+
+    task_uuid: str
+    #: `applied`, `refused`, or `pending`: it has not answered yet.
+    outcome: str
+    #: Why it refused.
+    code: str = ""
+    reason: str = ""
+
+
+class BulkTasks(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of `bulk.tasks`, in the order in which they were selected; `next_version` is `None` at the end."""
+
+    tasks: tuple[BulkTask, ...]
+    next_version: int | None = None
 
 
 class BulkPreviewTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Final
 
 from stepweave_schemas.subjects import API_PREFIX
 
-from .bulks import CancelBulk, GetBulk, ListBulks, StartBulk
+from .bulks import CancelBulk, GetBulk, ListBulks, ListBulkTasks, StartBulk
 from .dead_letters import (
     GetDeadLetters,
     GetDeadLetterStats,
@@ -80,6 +80,7 @@ OPERATIONS: Final[dict[str, type[Request]]] = {
     "bulk.start": StartBulk,
     "bulk.get": GetBulk,
     "bulk.list": ListBulks,
+    "bulk.tasks": ListBulkTasks,
     "bulk.cancel": CancelBulk,
 }
 

@@ -11,4 +11,4 @@ from .typed import Type
 def test_without_a_filter_it_says_how_to_say_which_tasks(stepweave: Type, action: str) -> None:
     answer = stepweave("bulk", action, "--yes", "--nats-url", "nats://127.0.0.1:1")
     assert answer.code == 2
-    assert "--status, --tag or --initiator, or --all for every task" in answer.err
+    assert "--created-from or --created-before, or --all for every task" in answer.err

@@ -31,6 +31,7 @@ SAID: Final = (
 #: How a try ends, by the event that ends it, and the conditions that this meets.
 _ENDINGS: Final[dict[type[events.Event], tuple[str, set[str]]]] = {
     events.StepCompleted: ("success", {"success", "always"}),
+    events.StepCompletedManually: ("success", {"success", "always"}),
     events.StepCheckpointed: ("checkpoint", {"success", "always"}),
     events.StepRetryScheduled: ("retryable_failure", {"failure", "retryable_failure", "always"}),
     events.StepFailed: ("permanent_failure", {"failure", "permanent_failure", "always"}),
@@ -62,7 +63,9 @@ def expected(
         said = getattr(command, "domain_events", ()) if about else ()
         is_undoing = event.step_name.startswith("compensate:")
         slot = steps.get(event.step_name) or steps.get(event.step_name.rpartition("_")[0])
-        automatic = event.step_name not in placeholders or not isinstance(event, events.StepCompleted)
+        automatic = event.step_name not in placeholders or not isinstance(
+            event, events.StepCompleted | events.StepCompletedManually
+        )
         found += _of_one(event.step_name, None if is_undoing else slot, ending, said, automatic=automatic)
     return found
 

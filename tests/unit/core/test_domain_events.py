@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from stepweave_orchestrator.core import Plan
+from stepweave_orchestrator.core.operator_commands import ResolveStep
 from stepweave_schemas import events, result
 
 from .scenario import (
@@ -19,7 +20,9 @@ from .scenario import (
     cancel,
     checkpointed,
     choose,
+    complete,
     completed,
+    completed_by_hand,
     cut,
     enqueued,
     entered,
@@ -31,6 +34,7 @@ from .scenario import (
     published,
     received,
     refused,
+    resolved,
     retry,
     routed,
     save,
@@ -41,6 +45,7 @@ from .scenario import (
     succeed,
     task_completed,
     wake,
+    wish,
 )
 from .templates import AT_ONCE, EVERY_SECOND, checked, compiled, step
 
@@ -77,6 +82,27 @@ def test_a_success_publishes_its_result_between_the_step_and_what_follows() -> N
     # The same word again is no news, nor is one that comes after the end.
     scenario.when(succeed("pay", result={"amount": 5})).then_rejected("DUPLICATE")
     scenario.when(succeed("ship")).then(completed("ship"), task_completed())
+
+
+def test_what_an_operator_has_completed_publishes_as_a_worker_would() -> None:
+    event = {"name": "order.paid", "payload_schema": AMOUNT}
+    plan = checked(pay(event, "order.noted", {"name": "no.luck", "condition": "failure"}), "ship: pay")
+    scenario = running(plan).run(fail_for_good("pay"))
+    scenario.when(complete("pay", {"amount": 5})).then(
+        completed_by_hand("pay"),
+        published("pay", "order.paid", payload={"amount": 5}, outcome="success"),
+        published("pay", "order.noted", payload={"amount": 5}, outcome="success"),
+        enqueued("ship"),
+    )
+    # What does not fit is recorded, as ever.
+    running(plan).when(complete("pay", {})).then(
+        completed_by_hand("pay"),
+        not_published("pay", "order.paid", "payload_invalid"),
+        published("pay", "order.noted", payload={}),
+        enqueued("ship"),
+    )
+    # Without a result there is nothing to say.
+    running(plan).when(wish(ResolveStep, "pay")).then(resolved("pay"), enqueued("ship"))
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def test_an_operator_chooses_for_a_decision() -> None:
     assert scenario.status == "complete"
 
 
-def test_a_decision_completed_without_a_choice_has_chosen_nothing() -> None:
-    scenario = begun(routing()).when(complete("route", {"because": 7}))
+def test_a_decision_completed_with_no_step_has_chosen_nothing() -> None:
+    scenario = begun(routing()).when(complete("route", {"create_steps": [], "because": 7}))
     scenario.then(completed_by_hand("route"), declined("route"), skipped("join"), task_completed())
 
 
@@ -121,6 +121,8 @@ def test_a_decision_completed_without_a_choice_has_chosen_nothing() -> None:
         ({"create_steps": ["route"]}, "'route' cannot be created"),
         ({"create_steps": ["nobody"]}, "'nobody' cannot be created"),
         ({"create_steps": "left"}, "is the list of the steps"),
+        ({"steps": ["left"]}, "is the list of the steps"),
+        (None, "or to resolve it, chooses none"),
         ({"create_steps": [7]}, "is the list of the steps"),
     ],
 )

@@ -99,8 +99,13 @@ def test_the_names_follow_the_code() -> None:
     assert subjects.cancel_notice("default") == "sw.ctl.default.cancel"
     assert subjects.result("default", 3, subjects.MANY_TASKS) == "sw.res.default.3._"
     assert subjects.api("task", "results") == "sw.api.v1.task.results"
-    named = {subject for subject, _ in SENT if subject.startswith("sw.disp.")}
-    assert named == {subjects.dispatch("default", "default", "normal")}
+    for subject, body in SENT:
+        if subject.startswith("sw.disp."):
+            order = codec.decode_dispatch(body.encode())
+            assert subject == subjects.dispatch(
+                "default", "default", "normal", order.task_id, order.lease_token
+            )
+            assert f'Received on "{subject}"' in TEXT
 
 
 def test_the_examples_in_the_text_are_valid() -> None:

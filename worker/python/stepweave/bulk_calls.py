@@ -52,11 +52,23 @@ class BulkCalls(Calls):
         action: BulkAction,
         filter: BulkFilter,
         *,
+        rate_per_second: float = 10.0,
+        tasks_max: int = 100_000,
         every_task: bool = False,
         timeout_seconds: float | None = None,
     ) -> api.BulkPreview:
-        """How many tasks the filter finds, and whether the first of them would take the action; stores nothing."""
-        request = api.StartBulk(action=action, filter=filter, every_task=every_task, dry_run=True)
+        """How many tasks the filter finds, and whether the first of them would take the action; stores nothing.
+
+        Refused where `start_bulk` would be.
+        """
+        request = api.StartBulk(
+            action=action,
+            filter=filter,
+            rate_per_second=rate_per_second,
+            tasks_max=tasks_max,
+            every_task=every_task,
+            dry_run=True,
+        )
         reply = await self._call("bulk.start", request, api.StartBulkReply, timeout_seconds)
         assert reply.preview is not None
         return reply.preview
@@ -78,6 +90,22 @@ class BulkCalls(Calls):
         statuses = (status,) if isinstance(status, str) else tuple(status)
         request = api.ListBulks(namespace=namespace, status=statuses, limit=limit, offset=offset)
         return await self._call("bulk.list", request, api.BulkPage, timeout_seconds)
+
+    async def list_bulk_tasks(
+        self,
+        bulk_id: str,
+        *,
+        outcome: str | None = None,
+        from_version: int = 1,
+        timeout_seconds: float | None = None,
+    ) -> api.BulkTasks:
+        """What became of the tasks of a bulk operation, in the order in which they were selected; raises `NotFound`.
+
+        `outcome` is `applied`, `refused` or `pending`. The next page begins at `from_version=page.next_version`; a page
+        may be empty where no task of it fits.
+        """
+        request = api.ListBulkTasks(bulk_id=bulk_id, outcome=outcome, from_version=from_version)
+        return await self._call("bulk.tasks", request, api.BulkTasks, timeout_seconds)
 
     async def cancel_bulk(
         self,

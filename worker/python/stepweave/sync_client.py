@@ -119,6 +119,7 @@ class SyncClient:
     preview_bulk = _waiting(Client.preview_bulk)
     get_bulk = _waiting(Client.get_bulk)
     list_bulks = _waiting(Client.list_bulks)
+    list_bulk_tasks = _waiting(Client.list_bulk_tasks)
     cancel_bulk = _waiting(Client.cancel_bulk)
 
     def watch_task(
