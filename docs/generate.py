@@ -153,6 +153,10 @@ _BOUNDS: Final[tuple[tuple[str, str], ...]] = (
         "Firings of a schedule decided at once; the rest follows",
         "stepweave_orchestrator.core.schedules.decide:FIRINGS_PER_DECISION_MAX",
     ),
+    (
+        "A firing that is late by less is not missed, whatever the window, in ms",
+        "stepweave_orchestrator.core.schedules.decide:GRACE_MS",
+    ),
     ("Firings of one backfill", "stepweave_orchestrator.core.schedules.commands:BACKFILL_FIRINGS_MAX"),
     (
         "Backfills of a schedule at the same time",

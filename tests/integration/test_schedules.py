@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from stepweave import BadRequest, NotFound, SyncClient, ValidationFailed
 from stepweave.testing import eventually
+from stepweave_orchestrator.cli.schedule import app as cli
 
 from .conftest import System, template
 
@@ -213,6 +215,12 @@ async def test_pause_list_and_preview(system: System) -> None:
     await system.request("schedule.create", {"name": "calm", "namespace": "quiet", "spec": spec()})
     paused = await system.request("schedule.pause", {"name": "calm", "namespace": "quiet", "note": "why"})
     assert (paused["status"], paused["note"]) == ("paused", "why")
+
+    # Somebody else's note is not lost without a word.
+    words = ["pause", "quiet/calm", "--note", "another", "--nats-url", system.nats_url]
+    typed = await asyncio.to_thread(CliRunner().invoke, cli, words)
+    assert typed.exit_code == 0
+    assert "it was paused before, by somebody: the new note is not kept" in typed.output
 
     async def listed() -> dict[str, Any] | None:
         page = await system.request("schedule.list", {"namespace": "quiet"})

@@ -92,7 +92,9 @@ def create(
     catch_up: Annotated[
         str | None,
         typer.Option(
-            "--catch-up", help="Make up for missed firings no older than this; default: 1d.", metavar="SPAN"
+            "--catch-up",
+            help="Make up for missed firings no older than this; default: 1d. Half a minute is always made up for.",
+            metavar="SPAN",
         ),
     ] = None,
     context: Annotated[
@@ -328,6 +330,8 @@ def pause(
         nats_url,
         timeout_seconds,
     )
+    if note and found.note != note:
+        progress(f"it was paused before, by {found.paused_by or 'somebody'}: the new note is not kept")
     show(found, output, lambda: print_schedule(found, with_runs=False))
 
 
