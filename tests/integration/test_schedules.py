@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typer.testing import CliRunner
 from stepweave import BadRequest, NotFound, SyncClient, ValidationFailed
 from stepweave.testing import eventually
 from stepweave_orchestrator.cli.schedule import app as cli
+from stepweave_orchestrator.core.schedules import decide, orders
+from stepweave_orchestrator.core.schedules.timing import Timing
+from stepweave_orchestrator.runtime import owner
 
 from .conftest import System, template
 
@@ -365,3 +369,33 @@ async def test_a_second_orchestrator_takes_over_and_makes_up_for_what_was_missed
     assert moments == list(range(moments[0], moments[-1] + 1, 1_000))
     ended = sum(event.type == "schedule.task_ended" for event in events)
     assert ended == len(moments)
+
+
+async def test_a_schedule_that_cannot_be_decided_holds_nothing_else_up(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours, in deciding and in ordering: its wake-up is put off, and comes again."""
+    tries: list[str] = []
+
+    def broken(spec: Any) -> Timing:
+        tries.append(spec.description)
+        raise RuntimeError("no data of that zone")
+
+    monkeypatch.setattr(owner, "FAULTY_WAKE_MS", 600)
+    for module, name in ((decide, "of deciding"), (orders, "of ordering")):
+        tries.clear()
+        settings = spec(every_seconds=1, overlap="allow", description=name)
+        await system.request("schedule.create", {"name": name, "spec": settings})
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "Timing", broken)
+
+            async def tried() -> bool:
+                return bool(tries)
+
+            await eventually(tried, what="a wake-up that fails")
+            begun = time.monotonic()
+            for _ in range(20):
+                await schedule(system, name)
+            assert len(tries) <= 2 + (time.monotonic() - begun) / 0.6
+        await until(system, name, lambda one: one["fired_count"])
+        await system.request("schedule.delete", {"name": name})

@@ -81,6 +81,8 @@ _NO_SUCH_TASK = Rejection("NOT_FOUND", "there is no such task")
 _TASK_COMMANDS = frozenset(get_args(Command))
 #: A stream of the system's own gets a snapshot after so many events.
 STREAM_SNAPSHOT_EVENTS = 5_000
+#: A wake-up that could not be decided comes again after so long.
+FAULTY_WAKE_MS = 60_000
 #: Ids loaded in one go.
 LOAD_BATCH_MAX = 200
 #: The events that may order a message; some of them only where another task or a schedule waits.
@@ -312,6 +314,7 @@ class OwnerLoop:
         command = work.command
         ending: Ending
         happened: list[Event] = []
+        faulty = False
         if isinstance(command, Query):
             ending = Done(False, command.answer(actor))
         else:
@@ -320,6 +323,7 @@ class OwnerLoop:
             except Exception:
                 # A fault of ours; deciding changes nothing, so the other commands are not touched by it.
                 log.exception("deciding failed", stream_id=work.stream_id, command=type(command).__name__)
+                faulty = True
                 decision = Rejection(
                     "CONFLICT", "the command cannot be decided; the orchestrator's log says why"
                 )
@@ -331,7 +335,10 @@ class OwnerLoop:
         if not happened:
             if isinstance(command, Wake):
                 # The clock has stepped back since the timer fired: the moment comes again.
-                self._timers.set(work.stream_id, work.shard, _next_wake_ms(actor))
+                if faulty:
+                    self._put_off(work)
+                else:
+                    self._timers.set(work.stream_id, work.shard, _next_wake_ms(actor))
             # An answer may rest on events that are not committed yet: then it waits for them.
             if actor.uncommitted:
                 batch.part(shard).endings.append((work, ending))
@@ -350,6 +357,7 @@ class OwnerLoop:
             # A fault of ours: nothing of it is in the batch. The actor is half-way, so it is read again.
             log.exception("events cannot be applied", stream_id=work.stream_id)
             self.actors.drop((work.stream_id,))
+            self._put_off(work)
             work.finish(Faulty(str(error)))
             return
         part = batch.part(shard)
@@ -363,6 +371,11 @@ class OwnerLoop:
         else:
             self._record_other(actor, work, batch, part, happened)
         part.endings.append((work, ending))
+
+    def _put_off(self, work: Work) -> None:
+        """A wake-up that met a fault of ours comes again: not at once, or the loop would do nothing else."""
+        if isinstance(work.command, Wake):
+            self._timers.set(work.stream_id, work.shard, now_ms() + FAULTY_WAKE_MS)
 
     def _ask(self, actor: Actor, work: Work, at_ms: int) -> list[Event] | Rejection:
         command = work.command
@@ -595,6 +608,7 @@ class OwnerLoop:
             self._inbox.take()
             log.error("the store refuses a command", stream_id=works[0].stream_id, error=str(error))
             refused = isinstance(error, UnstorableEvent)
+            self._put_off(works[0])
             works[0].finish(Unstorable(str(error)) if refused else Faulty(str(error)))
             return
         for work in works:
