@@ -173,7 +173,9 @@ async def test_a_firing_that_cannot_begin_is_recorded(system: System) -> None:
     await system.register(text.replace('"1.0.0"', '"1.1.0"').replace('["day"]', '["day", "region"]'))
     refused = await system.refusal("schedule.create", {**settings, "name": "strict2"})
     assert "'region' is a required property" in refused.message or "region" in refused.message
-    await system.request("schedule.trigger", {"name": "strict"})
+    # Who asks for a firing is told what became of it.
+    run = (await system.request("schedule.trigger", {"name": "strict"}))["run"]
+    assert (run["status"], run["error_code"]) == ("failed", "SCHEDULED_CONTEXT_INVALID")
     found = await until(system, "strict", lambda one: one["failed_count"] == 1)
     [run] = found["runs"]
     assert (run["status"], run["error_code"]) == ("failed", "SCHEDULED_CONTEXT_INVALID")

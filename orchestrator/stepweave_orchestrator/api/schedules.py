@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from stepweave_orchestrator.core.schedules.decide import backfill_refusal
 from stepweave_orchestrator.core.schedules.references import NAMES, fill, firing_values, unknown_references
 from stepweave_orchestrator.core.schedules.timing import MOMENT_MS_MAX, Timing, TimingError, check_spec
 from stepweave_orchestrator.core.schedules.view import firing_times
-from stepweave_orchestrator.runtime.owner_requests import OfSchedule
+from stepweave_orchestrator.runtime.owner_requests import Get, OfSchedule
 from stepweave_orchestrator.runtime.schedule_requests import Asked, no_schedule
 from stepweave_orchestrator.runtime.shard_router import ShardRouter
 from stepweave_orchestrator.runtime.templates import TemplateCatalogue
@@ -36,6 +37,9 @@ PREVIEW_COUNT_MAX: Final = 100
 #: Of the firings of a backfill so many are named.
 BACKFILL_SHOWN_MAX: Final = 10
 _OF_FIELD: Final = re.compile(r"[a-z_]+: ")
+#: The answer to a trigger waits for its task for so long, and looks so often.
+TASK_BEGINS_SECONDS_MAX: Final = 2.0
+_LOOK_SECONDS: Final = 0.02
 _STATUSES: Final = ("active", "paused", "finished")
 _LIMIT_MAX: Final = 200
 _EVENTS_MAX: Final = 1_000
@@ -159,15 +163,39 @@ class ScheduleOperations:
         )
         answer = await self._ask(request, command)
         shown = msgspec.json.decode(answer.schedule, type=api.ScheduleResponse)
-        runs = (*shown.runs, *shown.running, *((shown.waiting,) if shown.waiting else ()))
-        return encode(
-            api.TriggerReply(
-                schedule=shown,
-                trigger_id=trigger_id,
-                run=next((run for run in runs if run.request_id == trigger_id), None),
-                replayed=not answer.changed,
-            )
-        )
+        run = _run_of(shown, trigger_id)
+        if run is not None and run.status == "running":
+            shown = await self._begun(request, run.task_uuid, shown)
+            run = _run_of(shown, trigger_id)
+        reply = api.TriggerReply(schedule=shown, trigger_id=trigger_id, run=run, replayed=not answer.changed)
+        return encode(reply)
+
+    async def _begun(
+        self, request: api.TriggerSchedule, task_id: str, shown: api.ScheduleResponse
+    ) -> api.ScheduleResponse:
+        """The schedule once a firing's task exists or is refused: who asked for it wants to look at it next.
+
+        Where that takes long the answer is given all the same: the firing is committed.
+        """
+        shard = shard_of(task_id, self._shard_count)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + TASK_BEGINS_SECONDS_MAX
+        while loop.time() < deadline:
+            try:
+                await self._router.call(shard, Get(stream_id=task_id))
+                return shown
+            except ApiError as error:
+                if error.code != "NOT_FOUND":
+                    return shown
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                again = (await self._ask(request, None)).schedule
+            except ApiError:
+                return shown
+            shown = msgspec.json.decode(again, type=api.ScheduleResponse)
+            if any(run.task_uuid == task_id and run.status != "running" for run in shown.runs):
+                return shown
+        return shown
 
     async def backfill(self, request: api.BackfillSchedule) -> bytes:
         """Make up for the firings of a range."""
@@ -270,6 +298,11 @@ class ScheduleOperations:
                 + violations_text(violations),
                 violations=violations,
             )
+
+
+def _run_of(shown: api.ScheduleResponse, trigger_id: str) -> api.ScheduledRun | None:
+    runs = (*shown.runs, *shown.running, *((shown.waiting,) if shown.waiting else ()))
+    return next((run for run in runs if run.request_id == trigger_id), None)
 
 
 def _checked(spec: ScheduleSpec) -> Timing:

@@ -386,6 +386,8 @@ def trigger(
     run = reply.run
     if run is not None and run.status == "waiting":
         progress(f"it waits for the task that runs: stepweave schedule show {name}")
+    elif run is not None and run.status == "failed":
+        raise CommandError(f"the task cannot begin: {run.error_message} [{run.error_code}]", ExitCode.FAILED)
     elif run is not None:
         say(run.task_uuid)
         progress(f"follow it with: stepweave task watch {run.task_uuid}")

@@ -127,7 +127,10 @@ class ScheduleCalls(Calls):
         triggered_by: str = "",
         timeout_seconds: float | None = None,
     ) -> api.TriggerReply:
-        """Fire once now. Raises `Conflict` where a task runs and the overlap policy does not let another one begin."""
+        """Fire once now; when this returns the task can be looked at, or `run` says that it waits, or why it failed.
+
+        Raises `Conflict` where a task runs and the overlap policy does not let another one begin.
+        """
         request = api.TriggerSchedule(
             name=name,
             namespace=namespace,
