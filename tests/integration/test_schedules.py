@@ -305,7 +305,7 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
     file = tmp_path / "nightly_schedule.yaml"
     file.write_text(
         "name: nightly\nevery: 1d\nanchor: 2026-01-01T03:00:00Z\njitter: 90\ncatch_up: 12h\n"
-        "task: {template: good/proof, context: {day: '${schedule.date}'}}\n"
+        "task: {template: good/proof, context: {day: '${schedule.date}'}, tags: [nightly_tag]}\n"
     )
 
     async def typed(*words: str) -> tuple[int, str, str]:
@@ -326,6 +326,7 @@ async def test_the_command_line(system: System, tmp_path: Path) -> None:
     code, said, progress = await typed("create", "--file", str(file))
     assert (code, "schedule default/nightly is created" in progress) == (0, True), progress
     assert said.count("03:00:00+00:00") == 10
+    assert all(text in said for text in ("anchor", "good/proof", "nightly_tag", "by cli:")), said
     code, said, progress = await typed(
         "backfill",
         "nightly",
