@@ -195,6 +195,8 @@ async def test_ten_megabytes_sent_all_the_same_cost_their_sender_the_link(system
         ({"correlation_id": "a\x00b"}, "VALIDATION_FAILED", "correlation_id"),
         ({"parent_correlation_id": "\x00"}, "VALIDATION_FAILED", "parent_correlation_id"),
         ({"idempotency_key": "\x00"}, "VALIDATION_FAILED", "idempotency_key"),
+        ({"idempotency_key": ""}, "VALIDATION_FAILED", "idempotency_key: it is empty"),
+        ({"idempotency_key": " "}, "VALIDATION_FAILED", "idempotency_key: it is empty"),
         ({"options": {"surprise": 1}}, "VALIDATION_FAILED", "options"),
         ({"start_at": "tomorrow"}, "VALIDATION_FAILED", "start_at"),
         ({"start_at": "2026-01-31T12:00:00"}, "VALIDATION_FAILED", "zone"),

@@ -332,6 +332,8 @@ async def test_a_signal(system: System) -> None:
     await system.wait(task_id)
     results = (await system.request("task.results", {"task_id": task_id}))["results"]
     assert results["approval"] == {"approved": True} and results["stamp"] == 7
+    nameless = await system.refusal("task.signal", {**told, "signal_id": ""})
+    assert "signal_id: it is empty" in nameless.message
     late = await system.refusal("task.signal", {**told, "signal_id": "twice"})
     assert late.code == "CONFLICT" and "ended" in late.message
 

@@ -138,6 +138,15 @@ async def test_a_backfill_and_a_trigger_start_each_task_once(system: System) -> 
     request = {**asked, "concurrency": 2, "backfill_id": "new year"}
     assert not (await system.request("schedule.backfill", request))["replayed"]
     assert (await system.request("schedule.backfill", request))["replayed"]
+    for operation, bad in (
+        ("trigger", {"name": "days", "trigger_id": ""}),
+        ("backfill", {**asked, "backfill_id": ""}),
+    ):
+        refused = await system.refusal(f"schedule.{operation}", bad)
+        assert (refused.code, f"{operation}_id: it is empty" in refused.message) == (
+            "VALIDATION_FAILED",
+            True,
+        )
     trigger = {"name": "days", "trigger_id": "t1", "allow_overlap": True}
     run = (await system.request("schedule.trigger", trigger))["run"]
     again = await system.request("schedule.trigger", trigger)

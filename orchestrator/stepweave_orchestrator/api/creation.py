@@ -31,6 +31,7 @@ def check_request(request: api.CreateTask) -> Any:
         raise ApiError(
             "INVALID_UUID", f"task_id: {request.task_id!r} is no UUID in its canonical lower-case form"
         )
+    check_own_id("idempotency_key", request.idempotency_key)
     if not -PRIORITY_MAX <= request.priority <= PRIORITY_MAX:
         raise ApiError("VALIDATION_FAILED", f"priority: {request.priority} is not in -100..100")
     if len(request.tags) > TAGS_MAX or any(
@@ -85,6 +86,12 @@ def check_payload(raw: msgspec.Raw, field: str = "payload") -> msgspec.Raw:
     except (MessageError, msgspec.MsgspecError, RecursionError) as error:
         raise ApiError("BAD_REQUEST", f"{field}: {error}") from None
     return raw
+
+
+def check_own_id(field: str, value: str | None) -> None:
+    """Refuse an empty id of the caller's: taken for none, the request would not be the same when it comes again."""
+    if value is not None and not value.strip():
+        raise ApiError("VALIDATION_FAILED", f"{field}: it is empty; give one, or leave it out")
 
 
 def identity(request: api.CreateTask, version: Version, request_id: str, context: Any) -> tuple[str, bool]:

@@ -50,7 +50,15 @@ from stepweave_schemas.template.value_checks import violations_text
 
 from .actions import TaskActionRequest, step_command, task_command
 from .bulks import BulkOperations
-from .creation import check_context, check_payload, check_request, check_text, identity, request_digest
+from .creation import (
+    check_context,
+    check_own_id,
+    check_payload,
+    check_request,
+    check_text,
+    identity,
+    request_digest,
+)
 from .dead_letters import DeadLetterOperations
 from .explanations import ExplanationOperations
 from .forking import LATEST, check_fork, fork_created
@@ -272,6 +280,7 @@ class Operations:
         """Tell a task what one of its steps waits for; answers once that is committed."""
         shard = self._shard_of(request.task_id)
         check_text(request, "signal", "signal_id", "sent_by")
+        check_own_id("signal_id", request.signal_id)
         if not request.signal:
             raise ApiError("BAD_REQUEST", "signal: the signal's name is missing")
         return await self._router.call(
@@ -287,7 +296,7 @@ class Operations:
 
     async def fork_task(self, request: api.ForkTask) -> bytes:
         """Begin a task with what another one has come to; answers once its first events are committed."""
-        fork_id = request.fork_id or uuid7()
+        fork_id = uuid7() if request.fork_id is None else request.fork_id
         self._shard_of(request.task_id)
         shard = self._shard_of(fork_id)
         check_fork(request)

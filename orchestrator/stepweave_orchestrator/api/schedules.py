@@ -29,7 +29,7 @@ from stepweave_schemas.schedule import ScheduleSpec
 from stepweave_schemas.subjects import NAME_BYTES_MAX
 from stepweave_schemas.template.value_checks import violations_text
 
-from .creation import PRIORITY_MAX, TAGS_MAX, TEXT_CHARS_MAX, check_context, check_text
+from .creation import PRIORITY_MAX, TAGS_MAX, TEXT_CHARS_MAX, check_context, check_own_id, check_text
 from .history import events_before
 
 #: Firings that one preview shows.
@@ -157,6 +157,7 @@ class ScheduleOperations:
     async def trigger(self, request: api.TriggerSchedule) -> bytes:
         """Fire once now."""
         check_text(request, "triggered_by", "trigger_id")
+        check_own_id("trigger_id", request.trigger_id)
         trigger_id = request.trigger_id or uuid7()
         command = commands.TriggerSchedule(
             by=request.triggered_by, request_id=trigger_id, allow_overlap=request.allow_overlap
@@ -215,6 +216,7 @@ class ScheduleOperations:
             if refusal := backfill_refusal(count, until_ms, now_ms()):
                 raise ApiError("CONFLICT", f"schedule {request.namespace}/{request.name}: {refusal}")
             return encode(reply)
+        check_own_id("backfill_id", request.backfill_id)
         backfill_id = request.backfill_id or uuid7()
         command = commands.BackfillSchedule(
             by=request.requested_by,

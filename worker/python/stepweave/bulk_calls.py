@@ -36,7 +36,7 @@ class BulkCalls(Calls):
             action=action,
             filter=filter,
             # Sent again where no answer comes: the same id each time.
-            bulk_id=bulk_id or uuid7(),
+            bulk_id=uuid7() if bulk_id is None else bulk_id,
             rate_per_second=rate_per_second,
             tasks_max=tasks_max,
             reason=reason,

@@ -135,7 +135,7 @@ class ScheduleCalls(Calls):
             name=name,
             namespace=namespace,
             allow_overlap=allow_overlap,
-            trigger_id=trigger_id or uuid7(),
+            trigger_id=uuid7() if trigger_id is None else trigger_id,
             triggered_by=triggered_by,
         )
         return await self._call("schedule.trigger", request, api.TriggerReply, timeout_seconds)
@@ -165,7 +165,7 @@ class ScheduleCalls(Calls):
             until_at=moment_text(until_at, "until_at"),
             concurrency=concurrency,
             dry_run=dry_run,
-            backfill_id=backfill_id or uuid7(),
+            backfill_id=uuid7() if backfill_id is None else backfill_id,
             requested_by=requested_by,
         )
         return await self._call("schedule.backfill", request, api.BackfillReply, timeout_seconds)

@@ -88,7 +88,7 @@ def signal_request(
         "task_id": task_id,
         "signal": name,
         "payload": msgspec.Raw(encoded),
-        "signal_id": signal_id or uuid7(),
+        "signal_id": uuid7() if signal_id is None else signal_id,
         "sent_by": sent_by,
     }
     try:
@@ -117,7 +117,7 @@ def fork_request(
         "task_id": task_id,
         "from_steps": (from_steps,) if isinstance(from_steps, str) else tuple(from_steps),
         "version": version,
-        "fork_id": fork_id or uuid7(),
+        "fork_id": uuid7() if fork_id is None else fork_id,
         "correlation_id": correlation_id,
         "reason": reason,
         "forked_by": forked_by,
