@@ -80,6 +80,17 @@ async def test_nobody_serves_the_queue_or_has_the_handler(system: System) -> Non
     assert found.summary == f"why/unserved:1.0.0 is steps_in_process, 0 of 3 steps done. {alone.sentence}"
     assert (found.shard.shard, found.shard.answered) == (shard_of(task_id, SHARDS), True)
     assert found.shard.owner == system.orchestrator.settings.owner
+    urgent = [await system.create("unserved", namespace="why", priority=50) for _ in range(2)]
+
+    async def behind() -> bool:
+        sentence = (await system.client.explain_task(task_id)).findings[0].sentence
+        return (
+            "3 tries lie in it untaken" in sentence and "2 of the untaken have a higher priority." in sentence
+        )
+
+    await eventually(behind, timeout_seconds=WAIT_SECONDS, what="two tries of higher priority")
+    for each in urgent:
+        await system.client.cancel_task(each)
     own = await system.client.explain_task(task_id, step="after")
     assert [one.code for one in own.findings][:1] == ["no_worker"]
     assert "Step after waits for 1 step that it depends on: alone (enqueued)." in [

@@ -79,6 +79,8 @@ _FAILURES: Final = (
     TimeoutError,
 )
 
+#: The classes of a queue, the highest first.
+_PRIORITIES: Final[tuple[subjects.PriorityClass, ...]] = ("high", "normal", "low")
 #: Of a paused task so many of its last events are read for who paused it.
 PAUSE_EVENTS_MAX: Final = 500
 
@@ -348,12 +350,23 @@ class _Explaining:
     async def _queue(self, need: WorkNeed) -> QueueFact | None:
         if self._connection is None:
             return None
+
+        async def ask() -> QueueFact:
+            stream = subjects.dispatch_stream(need.namespace)
+            found = await asyncio.gather(
+                *(self._consumer(stream, subjects.dispatch_consumer(need.queue, one)) for one in _PRIORITIES)
+            )
+            place = _PRIORITIES.index(need.priority)
+            return QueueFact(
+                waiting_count=found[place].waiting_count,
+                out_count=found[place].out_count,
+                higher_waiting_count=sum(one.waiting_count for one in found[:place]),
+                lower_waiting_count=sum(one.waiting_count for one in found[place + 1 :]),
+                others_out_count=sum(one.out_count for one in found) - found[place].out_count,
+            )
+
         return await self._try(
-            f"how full queue {need.queue} of namespace {need.namespace} is: NATS did not answer",
-            self._consumer(
-                subjects.dispatch_stream(need.namespace),
-                subjects.dispatch_consumer(need.queue, need.priority),
-            ),
+            f"how full queue {need.queue} of namespace {need.namespace} is: NATS did not answer", ask()
         )
 
     async def _workers(self) -> tuple[WorkerFact, ...] | None:
