@@ -481,10 +481,18 @@ def _in_progress(finding: Finding, facts: Facts) -> Said:
     else:
         text += "; it has no time-out"
     code, rank = "in_progress", 1
+    commands: tuple[str, ...] = ()
     if facts.workers is not None and not _is_alive(worker_id, facts.workers):
         code, rank = "worker_gone", 0
         text += ". That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again"
-    commands = (command("worker", "list"), *_of_step(finding, facts))
+        need = finding.work
+        assert need is not None
+        if not any(worker.serves(need) for worker in facts.workers):
+            text += ", but no live worker serves its queue that would find that out"
+            commands += (
+                command("worker", "run", "MODULE", "--namespace", need.namespace, "--queue", need.queue),
+            )
+    commands += (command("worker", "list"), *_of_step(finding, facts))
     return Said(code=code, sentence=f"{text}.", commands=commands, rank=rank)
 
 

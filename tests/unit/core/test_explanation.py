@@ -449,7 +449,13 @@ def test_a_step_that_runs() -> None:
     )
     gone = only(scenario, Known(workers=()))
     assert (gone.code, gone.rank) == ("worker_gone", 0)
-    assert "That worker is not among the live ones" in gone.sentence
+    assert gone.sentence.endswith(
+        "That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again, but no"
+        " live worker serves its queue that would find that out."
+    )
+    assert gone.commands[0] == "stepweave worker run MODULE --namespace tests --queue default"
+    another = only(scenario, Known(workers=(worker("w-2", "run_b"),)))
+    assert another.sentence.endswith("its lease runs out and the step is tried again.")
     scenario = begun(one_step()).run(save("a", {"row": 7}, items_processed=7), start("a"))
     endless = only(scenario)
     assert "by its last checkpoint 7 items are done; it has no time-out." in endless.sentence
