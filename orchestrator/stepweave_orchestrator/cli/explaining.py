@@ -36,19 +36,20 @@ def explain_task(
 
     async def ask() -> TaskExplanation:
         from stepweave.api_errors import Unavailable
+        from stepweave.messaging.errors import ConnectFailed
 
         if ledger:
             return await _from_ledger(database_url, task_id, step, timeout_seconds)
-        async with client(nats_url, timeout_seconds) as api:
-            try:
+        try:
+            async with client(nats_url, timeout_seconds) as api:
                 return await api.explain_task(task_id, step=step)
-            except Unavailable as error:
-                if error.details.get("event_store_answers") is False:
-                    raise
-                raise CommandError(
-                    f"{error.message}; `stepweave explain {task_id} --ledger` asks Postgres alone",
-                    ExitCode.UNAVAILABLE,
-                ) from None
+        except (Unavailable, ConnectFailed) as error:
+            if isinstance(error, Unavailable) and error.details.get("event_store_answers") is False:
+                raise
+            message = error.message if isinstance(error, Unavailable) else str(error)
+            raise CommandError(
+                f"{message}; `stepweave explain {task_id} --ledger` asks Postgres alone", ExitCode.UNAVAILABLE
+            ) from None
 
     found = run_async(ask())
     show(found, output, lambda: _print(found))

@@ -99,6 +99,8 @@ class HandlerWatch:
         self._turns = Turns()
         #: Tasks that have changed because of the last look.
         self._helped_count = 0
+        #: What the log has been told since the last look began: of thousands of tasks one line.
+        self._told: set[tuple[str, tuple[str, ...]]] = set()
         #: Since when looks find nothing while nothing is committed: that moment (loop time), what was committed then and
         #: which shards were owned.
         self._silent_since: tuple[float, tuple[int, frozenset[int]]] | None = None
@@ -125,6 +127,7 @@ class HandlerWatch:
             return 0
         self._turns.begin()
         self._helped_count = 0
+        self._told.clear()
         began_at_first = self._turns.after is None
         asked = 0
         served: ServedHandlers | None = None
@@ -191,13 +194,18 @@ class HandlerWatch:
 
     def _report(self, task_id: str) -> None:
         actor = self._owner.actors.peek(task_id)
-        if isinstance(actor, TaskActor) and actor.state.watch is not None:
-            missing = actor.state.watch.missing_handlers
-            if missing:
-                self._metrics.handlers_missing += 1
-                log.warning(
-                    "no worker serves a step's handler; the step waits until one does",
-                    task_uuid=task_id,
-                    namespace=actor.state.the_plan.ref.namespace,
-                    handlers=list(missing),
-                )
+        if not isinstance(actor, TaskActor) or actor.state.watch is None:
+            return
+        missing = actor.state.watch.missing_handlers
+        namespace = actor.state.the_plan.ref.namespace
+        if not missing:
+            return
+        self._metrics.handlers_missing += 1
+        if (namespace, missing) not in self._told:
+            self._told.add((namespace, missing))
+            log.warning(
+                "no worker serves a step's handler; the step waits until one does; `stepweave dlq stale` lists all such tasks",
+                task_uuid=task_id,
+                namespace=namespace,
+                handlers=list(missing),
+            )
