@@ -245,6 +245,20 @@ async def test_what_operators_do_closes_the_letter(impatient: System) -> None:
             entries = (await client.get_dead_letters(task_id)).entries
             return sorted((entry.resolution_status, entry.resolved_by or "") for entry in entries)
 
+        # A fork is a case of its own, and changes nothing about its original's.
+        forked = (await client.fork_task(retried, from_steps=["only"], reason="a new card")).task
+        assert forked is not None
+        fork = forked.task_uuid
+        await client.wait_for_task(fork, timeout_seconds=15)
+        [entry] = (await client.get_dead_letters(fork)).entries
+        assert (entry.task_uuid, entry.resolution_status) == (fork, "pending")
+        why = await client.explain_task(fork)
+        assert [one.code for one in why.findings] == ["blocked", "failed"]
+        assert f"stepweave task retry {fork}" in why.findings[0].commands
+        assert await letters(retried) == [("pending", "")]
+        await client.cancel_task(fork, cancelled_by="ana")
+        assert (await letters(fork), await letters(retried)) == ([("cancelled", "ana")], [("pending", "")])
+
         # Paused, it is as stuck as before; and when it is resumed it is still the same case.
         assert (await client.pause_task(retried, paused_by="ana")).status == "paused"
         assert await letters(retried) == [("pending", "")]

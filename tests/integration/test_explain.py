@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from tests.unit.cli.typed import typed_process
@@ -79,6 +80,17 @@ async def test_nobody_serves_the_queue_or_has_the_handler(system: System) -> Non
     assert found.summary == f"why/unserved:1.0.0 is steps_in_process, 0 of 3 steps done. {alone.sentence}"
     assert (found.shard.shard, found.shard.answered) == (shard_of(task_id, SHARDS), True)
     assert found.shard.owner == system.orchestrator.settings.owner
+    urgent = [await system.create("unserved", namespace="why", priority=50) for _ in range(2)]
+
+    async def behind() -> bool:
+        sentence = (await system.client.explain_task(task_id)).findings[0].sentence
+        return (
+            "3 tries lie in it untaken" in sentence and "2 of the untaken have a higher priority." in sentence
+        )
+
+    await eventually(behind, timeout_seconds=WAIT_SECONDS, what="two tries of higher priority")
+    for each in urgent:
+        await system.client.cancel_task(each)
     own = await system.client.explain_task(task_id, step="after")
     assert [one.code for one in own.findings][:1] == ["no_worker"]
     assert "Step after waits for 1 step that it depends on: alone (enqueued)." in [
@@ -193,6 +205,8 @@ async def test_what_is_no_task_or_step(system: System) -> None:
 async def test_a_shard_whose_owner_is_silent(system: System) -> None:
     """Nobody answers for the shard: the ledger does, and it is said."""
     task_id = await system.create("asking", namespace="why")
+    held = [await system.create("limited", namespace="why", context={"customer": "eve"}) for _ in range(2)]
+    await explained(system, held[1], "held_for_slot")
     shard = shard_of(task_id, SHARDS)
     await system.stop_orchestrator(system.orchestrator)
     printed = await typed_process(
@@ -200,20 +214,39 @@ async def test_a_shard_whose_owner_is_silent(system: System) -> None:
     )
     assert f"No orchestrator owns shard {shard} (nobody holds its lease)" in printed.out, printed.err
     assert "Step ask waits for signal approval since " in printed.out
-    [row] = await system.store.acquire_shards("ghost", [shard], 600_000)
+    # Somebody owns all shards and does not answer: neither for the task nor for the slots that another one waits for.
+    rows = await system.store.acquire_shards("ghost", list(range(SHARDS)), 600_000)
     try:
-        orchestrator = await system.start_orchestrator()
-        assert shard not in orchestrator.owner.shards
+        await system.start_orchestrator()
         found = await explained(system, task_id, "shard_silent", "waiting_for_signal")
         assert found.findings[0].sentence.startswith(
             f"Shard {shard} is leased to ghost, which does not answer"
         )
         assert (found.from_ledger, found.shard.answered, found.shard.owner) == (True, False, "ghost")
+        waiting = (await explained(system, held[1], "shard_silent", "held_for_slot")).findings[1]
+        assert f"and 1 is held by task {held[0]} (step only). It is the next one." in waiting.sentence
     finally:
-        await system.store.release_shards("ghost", {shard: row.epoch}, {})
+        await system.store.release_shards("ghost", {row.shard: row.epoch for row in rows}, {})
         system.connection.send(subjects.SHARDS_FREE, b"")
     found = await explained(system, task_id, "waiting_for_signal")
     assert not found.from_ledger
+    for each in (task_id, *held):
+        await system.client.cancel_task(each)
+
+
+async def test_a_database_that_does_not_answer(system: System) -> None:
+    """What is in memory is explained all the same; for the rest it is said what is wrong, in time."""
+    task_id = await system.create("asking", namespace="why")
+    alone = ExplanationOperations(system.store, system.orchestrator.loader, None, None, SHARDS)
+    busy = await asyncpg.connect(system.dsn)
+    try:
+        async with busy.transaction():
+            await busy.execute("LOCK TABLE stepweave.events IN ACCESS EXCLUSIVE MODE")
+            await explained(system, task_id, "waiting_for_signal")
+            with pytest.raises(ApiError, match="nor the event store answers"):
+                await alone.explanation(ExplainTask(task_id=task_id))
+    finally:
+        await busy.close()
     await system.client.cancel_task(task_id)
 
 

@@ -37,6 +37,7 @@ def test_what_workers_announce() -> None:
     assert served.may_serve("c", "x", "any") and not served.names("c", "x", "any")
     assert served.may_serve("d", "x", "any") and not served.names("d", "x", "any")
     assert not served_handlers([]).may_serve("a", "x", "one")
+    assert served.workers == {"1", "2", "3", "4"}
 
 
 def test_the_settings_have_bounds() -> None:

@@ -35,6 +35,7 @@ from stepweave_orchestrator.core.explanation_text import (
 )
 from stepweave_orchestrator.core.gates.standing import Standing
 from stepweave_orchestrator.core.state import TERMINAL_STATUSES
+from stepweave_orchestrator.runtime.actors import Actor
 from stepweave_orchestrator.runtime.endings import read_answer
 from stepweave_orchestrator.runtime.loading import ActorLoader, Unloadable
 from stepweave_orchestrator.runtime.owner_answers import answer_explain, answer_standing
@@ -55,10 +56,16 @@ log = structlog.get_logger(__name__)
 
 #: How long the owner of a shard may take; it answers at once where it is there.
 OWNER_SECONDS_MAX: Final = 2.0
+#: How long the ledger may take where the owner does not answer; and where it has just not answered.
+LEDGER_SECONDS_MAX: Final = 2.0
+LEDGER_AGAIN_SECONDS_MAX: Final = 0.5
 #: How long each other question may take.
 FACT_SECONDS_MAX: Final = 2.0
 #: How long it may take to ask another owner and, where that is away, the ledger.
-TALK_SECONDS_MAX: Final = OWNER_SECONDS_MAX + FACT_SECONDS_MAX
+TALK_SECONDS_MAX: Final = OWNER_SECONDS_MAX + LEDGER_SECONDS_MAX
+#: An owner that did not answer is not asked again for so long: a caller's next try, and questions about gates and
+#: children of the same owner, get to the ledger at once.
+SILENT_SECONDS: Final = 4.0
 #: The owner is there and has too much to do, or what it was asked makes no sense: the ledger would not say more.
 _OWNERS_WORD: Final = frozenset({"NOT_FOUND", "BAD_REQUEST", "INVALID_UUID", "INTERNAL_ERROR"})
 _FAILURES: Final = (
@@ -72,10 +79,41 @@ _FAILURES: Final = (
     TimeoutError,
 )
 
+#: The classes of a queue, the highest first.
+_PRIORITIES: Final[tuple[subjects.PriorityClass, ...]] = ("high", "normal", "low")
 #: Of a paused task so many of its last events are read for who paused it.
 PAUSE_EVENTS_MAX: Final = 500
 
 T = TypeVar("T")
+
+
+class _Silent:
+    """Who has not answered a moment ago: owners by name (by shard where that is not known), and the event store."""
+
+    STORE: Final = -1
+
+    def __init__(self) -> None:
+        #: No more than there are shards, their owners and the store.
+        self._until: dict[int | str, float] = {}
+
+    def add(self, who: int | str) -> None:
+        """It has not answered."""
+        self._until[who] = asyncio.get_running_loop().time() + SILENT_SECONDS
+
+    def has(self, who: int | str) -> bool:
+        """Whether asking it is of no use yet."""
+        self._forget()
+        return who in self._until
+
+    def __bool__(self) -> bool:
+        """Whether there is anybody."""
+        self._forget()
+        return bool(self._until)
+
+    def _forget(self) -> None:
+        if self._until:
+            now = asyncio.get_running_loop().time()
+            self._until = {who: until for who, until in self._until.items() if until > now}
 
 
 class ExplanationOperations:
@@ -94,6 +132,7 @@ class ExplanationOperations:
         self._router = router
         self._connection = connection
         self._shard_count = shard_count
+        self._silent = _Silent()
         self.handlers: dict[str, Callable[[Any], Awaitable[bytes]]] = {"task.explain": self.explain_task}
 
     async def explain_task(self, request: api.ExplainTask) -> bytes:
@@ -106,7 +145,7 @@ class ExplanationOperations:
             raise ApiError("INVALID_UUID", f"{request.task_id!r} is no UUID in its canonical lower-case form")
         check_text(request, "step")
         return await _Explaining(
-            self._store, self._loader, self._router, self._connection, self._shard_count
+            self._store, self._loader, self._router, self._connection, self._shard_count, self._silent
         ).run(request)
 
 
@@ -120,21 +159,28 @@ class _Explaining:
         router: ShardRouter | None,
         connection: Connection | None,
         shard_count: int,
+        silent: _Silent,
     ) -> None:
         self._store = store
         self._loader = loader
         self._router = router
         self._connection = connection
         self._shard_count = shard_count
+        self._silent = silent
         self._unknown: dict[str, None] = {}
+        self._rows: asyncio.Task[dict[int, ShardRow]] = asyncio.create_task(self._shard_rows())
 
     async def run(self, request: api.ExplainTask) -> api.TaskExplanation:
         """Ask, and say it."""
+        try:
+            return await self._explanation(request)
+        finally:
+            self._rows.cancel()
+
+    async def _explanation(self, request: api.ExplainTask) -> api.TaskExplanation:
         shard = shard_of(request.task_id, self._shard_count)
-        (task, answered), row = await asyncio.gather(
-            self._task(request.task_id, request.step), self._row(shard)
-        )
-        facts = await self._facts(task, await self._shard(shard, row, answered=answered))
+        task, answered = await self._task(request.task_id, request.step)
+        facts = await self._facts(task, await self._shard(shard, answered=answered))
         findings = [(finding, say(finding, facts)) for finding in task.findings]
         findings.sort(key=lambda told: told[1].rank)
         said = [_item(finding, one) for finding, one in findings]
@@ -169,22 +215,42 @@ class _Explaining:
         asked = Explain(stream_id=task_id, step=step)
         answer = await self._ask_owner(asked)
         if answer is None:
-            actor = (await self._loader.load((task_id,))).get(task_id)
-            if isinstance(actor, Unloadable):
-                raise ApiError("INTERNAL_ERROR", str(actor))
+            actor = await self._from_ledger(task_id)
             if actor is None:
                 raise ApiError("NOT_FOUND", f"there is no task {task_id}", task_id=task_id)
             return msgspec.json.decode(read_answer(answer_explain(actor, step)), type=Explained), False
         return msgspec.json.decode(answer, type=Explained), True
 
+    async def _from_ledger(self, stream_id: str) -> Actor | None:
+        """The actor as the ledger has it; `None` where there is none. Raises `ApiError` where the ledger does not say."""
+        again = self._silent.has(_Silent.STORE)
+        try:
+            async with asyncio.timeout(LEDGER_AGAIN_SECONDS_MAX if again else LEDGER_SECONDS_MAX):
+                actor = (await self._loader.load((stream_id,))).get(stream_id)
+        except (TimeoutError, StoreUnavailable):
+            shard = shard_of(stream_id, self._shard_count)
+            # The next try is to hear this too, and not to wait for the owner first.
+            self._silent.add(await self._owner(shard))
+            self._silent.add(_Silent.STORE)
+            raise ApiError(
+                "SERVICE_UNAVAILABLE",
+                f"neither the owner of shard {shard} nor the event store answers; try again",
+                event_store_answers=False,
+            ) from None
+        if isinstance(actor, Unloadable):
+            raise ApiError("INTERNAL_ERROR", str(actor))
+        return actor
+
     async def _ask_owner(self, request: OwnerRequest) -> bytes | None:
         """The owner's answer; `None` where nobody answers. Raises `ApiError` for what the owner refuses."""
-        if self._router is None:
+        shard = shard_of(request.stream_id, self._shard_count)
+        if self._router is None or (self._silent and self._silent.has(await self._owner(shard))):
             return None
         try:
             async with asyncio.timeout(OWNER_SECONDS_MAX):
-                return await self._router.call(shard_of(request.stream_id, self._shard_count), request)
+                return await self._router.call(shard, request)
         except TimeoutError:
+            self._silent.add(await self._owner(shard))
             return None
         except ApiError as error:
             if error.code in _OWNERS_WORD:
@@ -236,13 +302,25 @@ class _Explaining:
             self._unknown[what] = None
             return None
 
-    async def _row(self, shard: int) -> ShardRow | None:
-        async def read() -> ShardRow | None:
-            return next((row for row in await self._store.shards() if row.shard == shard), None)
+    async def _shard_rows(self) -> dict[int, ShardRow]:
+        """Who owns which shard; nothing where the event store does not say it."""
+        what = "who owns the shard: the event store did not answer"
+        if self._silent.has(_Silent.STORE):
+            self._unknown[what] = None
+            return {}
+        rows = await self._try(what, self._store.shards())
+        if rows is None:
+            self._silent.add(_Silent.STORE)
+            return {}
+        return {row.shard: row for row in rows}
 
-        return await self._try("who owns the shard: the event store did not answer", read())
+    async def _owner(self, shard: int) -> int | str:
+        """Who is asked about a shard: its owner's name, and the shard's number where that is not known."""
+        row = (await self._rows).get(shard)
+        return shard if row is None else row.owner or shard
 
-    async def _shard(self, shard: int, row: ShardRow | None, *, answered: bool) -> ShardFact:
+    async def _shard(self, shard: int, *, answered: bool) -> ShardFact:
+        row = (await self._rows).get(shard)
         behind = None
         if answered and self._connection is not None:
             info = await self._try(
@@ -272,12 +350,23 @@ class _Explaining:
     async def _queue(self, need: WorkNeed) -> QueueFact | None:
         if self._connection is None:
             return None
+
+        async def ask() -> QueueFact:
+            stream = subjects.dispatch_stream(need.namespace)
+            found = await asyncio.gather(
+                *(self._consumer(stream, subjects.dispatch_consumer(need.queue, one)) for one in _PRIORITIES)
+            )
+            place = _PRIORITIES.index(need.priority)
+            return QueueFact(
+                waiting_count=found[place].waiting_count,
+                out_count=found[place].out_count,
+                higher_waiting_count=sum(one.waiting_count for one in found[:place]),
+                lower_waiting_count=sum(one.waiting_count for one in found[place + 1 :]),
+                others_out_count=sum(one.out_count for one in found) - found[place].out_count,
+            )
+
         return await self._try(
-            f"how full queue {need.queue} of namespace {need.namespace} is: NATS did not answer",
-            self._consumer(
-                subjects.dispatch_stream(need.namespace),
-                subjects.dispatch_consumer(need.queue, need.priority),
-            ),
+            f"how full queue {need.queue} of namespace {need.namespace} is: NATS did not answer", ask()
         )
 
     async def _workers(self) -> tuple[WorkerFact, ...] | None:
@@ -310,9 +399,7 @@ class _Explaining:
                 # The first request for it is on its way.
                 return Standing(place="unknown")
             if answer is None:
-                actor = (await self._loader.load((need.gate_id,))).get(need.gate_id)
-                if isinstance(actor, Unloadable):
-                    raise actor
+                actor = await self._from_ledger(need.gate_id)
                 if actor is None:
                     return Standing(place="unknown")
                 answer = read_answer(answer_standing(actor, need.token))

@@ -231,8 +231,9 @@ def resolve(
 
 def _print_page(found: DeadLetterPage, output: OutputFormat, empty: str) -> None:
     def table() -> None:
-        _print_entries(found.entries, empty)
         page = found.pagination
+        beyond = f"there are {page.total_count}; the last page is --page {page.total_pages}"
+        _print_entries(found.entries, beyond if page.total_count else empty)
         if page.has_next:
             progress(f"page {page.page} of {page.total_pages}; the next one: --page {page.page + 1}")
 

@@ -133,11 +133,27 @@ def _text(error: BaseException, advice: str) -> str:
     allowed = _allowed(error)
     if allowed:
         return f"{first}; {allowed}"
-    if getattr(error, "code", None) == "INVALID_UUID":
-        advice = "copy one from `stepweave task list`"
+    better = _ADVICE_BY_CODE.get(getattr(error, "code", None) or "", ())
+    advice = next((each for words, each in better if words in first), advice)
     # Some messages say themselves what to type.
     return f"{first}; {advice}" if advice and "`stepweave" not in first else first
 
+
+#: What to do next depends on what is missing: words of the message, and the advice; the first that fits.
+_ADVICE_BY_CODE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "NOT_FOUND": (
+        ("no dead letter", "`stepweave dlq list --all` shows them"),
+        ("has no step", "`stepweave task get TASK` shows its steps"),
+    ),
+    "INVALID_UUID": (
+        ("dlq_entry_uuid", "copy one from `stepweave dlq list`"),
+        ("", "copy one from `stepweave task list`"),
+    ),
+    "SERVICE_UNAVAILABLE": (
+        ("event store", "`stepweave doctor` tells what is wrong"),
+        ("NATS does not answer", "`stepweave doctor` tells what is wrong"),
+    ),
+}
 
 #: What may be asked of a task, and of a step: the command that does it.
 TASK_COMMANDS: Final[dict[str, str]] = {

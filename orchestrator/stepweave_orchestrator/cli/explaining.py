@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,24 +36,41 @@ def explain_task(
 
     async def ask() -> TaskExplanation:
         from stepweave.api_errors import Unavailable
+        from stepweave.messaging.errors import ConnectFailed
 
         if ledger:
-            return await _from_ledger(database_url, task_id, step)
-        async with client(nats_url, timeout_seconds) as api:
-            try:
+            return await _from_ledger(database_url, task_id, step, timeout_seconds)
+        try:
+            async with client(nats_url, timeout_seconds) as api:
                 return await api.explain_task(task_id, step=step)
-            except Unavailable as error:
-                raise CommandError(
-                    f"{error.message}; `stepweave explain {task_id} --ledger` asks Postgres alone",
-                    ExitCode.UNAVAILABLE,
-                ) from None
+        except (Unavailable, ConnectFailed) as error:
+            if isinstance(error, Unavailable) and error.details.get("event_store_answers") is False:
+                raise
+            message = error.message if isinstance(error, Unavailable) else str(error)
+            raise CommandError(
+                f"{message}; `stepweave explain {task_id} --ledger` asks Postgres alone", ExitCode.UNAVAILABLE
+            ) from None
 
     found = run_async(ask())
     show(found, output, lambda: _print(found))
 
 
-async def _from_ledger(database_url: str | None, task_id: str, step: str | None) -> TaskExplanation:
+async def _from_ledger(
+    database_url: str | None, task_id: str, step: str | None, timeout_seconds: float
+) -> TaskExplanation:
     """The explanation from Postgres alone."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _explained_by_ledger(database_url, task_id, step)
+    except TimeoutError:
+        raise CommandError(
+            f"Postgres has not answered within {timeout_seconds:g} s; `stepweave doctor` tells what is wrong",
+            ExitCode.UNAVAILABLE,
+        ) from None
+
+
+async def _explained_by_ledger(database_url: str | None, task_id: str, step: str | None) -> TaskExplanation:
+    from stepweave.api_errors import api_error
     from stepweave_orchestrator.api.explanations import ExplanationOperations
     from stepweave_orchestrator.runtime.loading import ActorLoader
     from stepweave_orchestrator.runtime.templates import TemplateCatalogue
@@ -65,8 +83,8 @@ async def _from_ledger(database_url: str | None, task_id: str, step: str | None)
         try:
             return await explaining.explanation(ExplainTask(task_id=task_id, step=step))
         except ApiError as error:
-            missing = error.code == "NOT_FOUND"
-            raise CommandError(error.message, ExitCode.NOT_FOUND if missing else ExitCode.FAILED) from None
+            # As if an orchestrator had refused it.
+            raise api_error({"code": error.code, "message": error.message, **error.details}) from None
 
 
 def _print(found: TaskExplanation) -> None:

@@ -154,6 +154,8 @@ class ServedHandlers(msgspec.Struct, frozen=True):
     named: dict[tuple[str, str], frozenset[str]]
     #: The namespaces and queues with a worker that may have others besides.
     anything: frozenset[tuple[str, str]] = frozenset()
+    #: The ids of all live workers.
+    workers: frozenset[str] = frozenset()
 
     def names(self, namespace: str, queue: str, handler: str) -> bool:
         """Whether a live worker says that it has the handler."""

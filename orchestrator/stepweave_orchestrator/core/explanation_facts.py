@@ -14,10 +14,14 @@ from .gates.standing import Standing
 
 
 class QueueFact(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue and priority class: tries that no worker has taken, and those that workers have."""
+    """A queue as one priority class sees it: tries that no worker has taken, and those that workers have."""
 
     waiting_count: int
     out_count: int
+    #: Those of higher and of lower priority in the same queue.
+    higher_waiting_count: int = 0
+    lower_waiting_count: int = 0
+    others_out_count: int = 0
 
 
 class WorkerFact(msgspec.Struct, frozen=True, kw_only=True):

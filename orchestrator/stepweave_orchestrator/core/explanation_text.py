@@ -462,9 +462,12 @@ def _line(finding: Finding, facts: Facts) -> str:
         if not queue.out_count:
             return " No try lies in it: this one's outcome is on its way."
         return f" No try lies in it untaken, so a worker has this one ({counted(queue.out_count, 'try', 'tries')} with workers)."
-    waiting = counted(queue.waiting_count, "try", "tries")
-    verb = "lies" if queue.waiting_count == 1 else "lie"
-    return f" {waiting} {verb} in it untaken, this one among them or with a worker already; {queue.out_count:,} {_are(queue.out_count)} with workers."
+    total = queue.waiting_count + queue.higher_waiting_count + queue.lower_waiting_count
+    out = queue.out_count + queue.others_out_count
+    verb = "lies" if total == 1 else "lie"
+    text = f" {counted(total, 'try', 'tries')} {verb} in it untaken, this one among them or with a worker already; {out:,} {_are(out)} with workers."
+    higher = queue.higher_waiting_count
+    return text + (f" {higher:,} of the untaken {_have(higher)} a higher priority." if higher else "")
 
 
 def _in_progress(finding: Finding, facts: Facts) -> Said:
@@ -478,10 +481,18 @@ def _in_progress(finding: Finding, facts: Facts) -> Said:
     else:
         text += "; it has no time-out"
     code, rank = "in_progress", 1
+    commands: tuple[str, ...] = ()
     if facts.workers is not None and not _is_alive(worker_id, facts.workers):
         code, rank = "worker_gone", 0
         text += ". That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again"
-    commands = (command("worker", "list"), *_of_step(finding, facts))
+        need = finding.work
+        assert need is not None
+        if not any(worker.serves(need) for worker in facts.workers):
+            text += ", but no live worker serves its queue that would find that out"
+            commands += (
+                command("worker", "run", "MODULE", "--namespace", need.namespace, "--queue", need.queue),
+            )
+    commands += (command("worker", "list"), *_of_step(finding, facts))
     return Said(code=code, sentence=f"{text}.", commands=commands, rank=rank)
 
 

@@ -118,11 +118,15 @@ def _check_handlers(state: TaskState, command: CheckHandlers, moment: Moment) ->
     missing: dict[int, int] = {}
     given_out = 0
     for number, step in enumerate(state.steps):
-        if step.status != "enqueued":
+        if step.status not in ("enqueued", "in_progress"):
             continue
         spec = state.spec_of(number)
         place = (state.the_plan.ref.namespace, spec.queue, spec.handler.callable)
-        if not command.served.may_serve(*place):
+        if step.status == "in_progress":
+            # Where another worker serves the queue, that one finds out that the first one is lost.
+            if step.worker_id not in command.served.workers and not command.served.may_serve(*place):
+                missing[number] = _left_since_ms(state, number, moment)
+        elif not command.served.may_serve(*place):
             missing[number] = _waits_since_ms(state, number, moment)
         elif not step.lease_token and command.served.names(*place) and given_out < GIVEN_OUT_MAX:
             turn.again(number, step.attempt)
@@ -135,6 +139,12 @@ def _waits_since_ms(state: TaskState, number: int, moment: Moment) -> int:
     step = state.steps[number]
     since_ms = step.enqueued_at_ms if step.handed_back_since_ms is None else step.handed_back_since_ms
     return moment.now_ms if since_ms is None else since_ms
+
+
+def _left_since_ms(state: TaskState, number: int, moment: Moment) -> int:
+    """Since when a step is left by its worker: that is not known, and told once it runs for so long."""
+    started_at_ms = state.steps[number].started_at_ms or 0
+    return max(started_at_ms, moment.now_ms - moment.limits.handler_missing_ms)
 
 
 def _missing(state: TaskState, waiting: dict[int, int], moment: Moment) -> events.TaskStale | None:

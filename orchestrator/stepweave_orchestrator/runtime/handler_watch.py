@@ -1,7 +1,7 @@
 """Finds steps whose handler nobody serves, and gives out those that can run after all.
 
-A dispatch that no worker takes lies in its queue without a sound, and one that only workers without its handler take
-comes back again and again, ever more rarely. Now and then this looks at the tasks of the process's shards that have
+A dispatch that no worker takes lies in its queue without a sound, one that only workers without its handler take
+comes back again and again, ever more rarely, and that a worker is lost is found out by the next worker of its queue. Now and then this looks at the tasks of the process's shards that have
 steps with workers and have not changed for a while: which handlers do the live workers announce? What is missing is
 named by the task's actor (`task.stale`); what was handed back and is served now is given out at once.
 
@@ -49,6 +49,7 @@ QUIET_SECONDS: Final = 10.0
 class _Presence(msgspec.Struct, frozen=True):
     """What of a worker's entry counts here; an entry that lists no handlers may serve any."""
 
+    worker_id: str = ""
     namespaces: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     handlers: tuple[str, ...] | None = None
@@ -60,18 +61,21 @@ def served_handlers(entries: list[dict[str, Any]]) -> ServedHandlers:
     """Which handlers the workers of these entries serve; an entry that cannot be read counts as none."""
     named: dict[tuple[str, str], frozenset[str]] = {}
     anything: set[tuple[str, str]] = set()
+    workers: set[str] = set()
     for entry in entries:
         try:
             worker = msgspec.convert(entry, _Presence, strict=False)
         except msgspec.ValidationError:
             continue
+        if worker.worker_id:
+            workers.add(worker.worker_id)
         for namespace in worker.namespaces:
             for queue in worker.queues:
                 place = (namespace, queue)
                 if worker.handlers is None or worker.resolves:
                     anything.add(place)
                 named[place] = named.get(place, frozenset()) | frozenset(worker.handlers or ())
-    return ServedHandlers(named, frozenset(anything))
+    return ServedHandlers(named, frozenset(anything), frozenset(workers))
 
 
 class HandlerWatch:
@@ -95,6 +99,8 @@ class HandlerWatch:
         self._turns = Turns()
         #: Tasks that have changed because of the last look.
         self._helped_count = 0
+        #: What the log has been told since the last look began: of thousands of tasks one line.
+        self._told: set[tuple[str, tuple[str, ...]]] = set()
         #: Since when looks find nothing while nothing is committed: that moment (loop time), what was committed then and
         #: which shards were owned.
         self._silent_since: tuple[float, tuple[int, frozenset[int]]] | None = None
@@ -121,6 +127,7 @@ class HandlerWatch:
             return 0
         self._turns.begin()
         self._helped_count = 0
+        self._told.clear()
         began_at_first = self._turns.after is None
         asked = 0
         served: ServedHandlers | None = None
@@ -187,13 +194,18 @@ class HandlerWatch:
 
     def _report(self, task_id: str) -> None:
         actor = self._owner.actors.peek(task_id)
-        if isinstance(actor, TaskActor) and actor.state.watch is not None:
-            missing = actor.state.watch.missing_handlers
-            if missing:
-                self._metrics.handlers_missing += 1
-                log.warning(
-                    "no worker serves a step's handler; the step waits until one does",
-                    task_uuid=task_id,
-                    namespace=actor.state.the_plan.ref.namespace,
-                    handlers=list(missing),
-                )
+        if not isinstance(actor, TaskActor) or actor.state.watch is None:
+            return
+        missing = actor.state.watch.missing_handlers
+        namespace = actor.state.the_plan.ref.namespace
+        if not missing:
+            return
+        self._metrics.handlers_missing += 1
+        if (namespace, missing) not in self._told:
+            self._told.add((namespace, missing))
+            log.warning(
+                "no worker serves a step's handler; the step waits until one does; `stepweave dlq stale` lists all such tasks",
+                task_uuid=task_id,
+                namespace=namespace,
+                handlers=list(missing),
+            )

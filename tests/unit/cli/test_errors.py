@@ -31,6 +31,26 @@ def test_each_known_error_is_an_exception_that_exists(name: str) -> None:
         (api_error({"code": "INVALID_UUID", "message": "'x' is no UUID"}), 2, "`stepweave task list`"),
         (api_error({"code": "BACKPRESSURE", "message": "too much"}), 5, "`stepweave orchestrator status`"),
         (api_error({"code": "SERVICE_UNAVAILABLE", "message": "nobody answers"}), 5, "stepweave dev"),
+        (
+            api_error({"code": "SERVICE_UNAVAILABLE", "message": "the event store does not answer"}),
+            5,
+            "the event store does not answer; `stepweave doctor` tells",
+        ),
+        (
+            api_error({"code": "NOT_FOUND", "message": "there is no dead letter x"}),
+            3,
+            "x; `stepweave dlq list --all` shows",
+        ),
+        (
+            api_error({"code": "NOT_FOUND", "message": "the task has no step 'x'"}),
+            3,
+            "'x'; `stepweave task get TASK` shows",
+        ),
+        (
+            api_error({"code": "INVALID_UUID", "message": "dlq_entry_uuid: 'x' is no UUID"}),
+            2,
+            "copy one from `stepweave dlq list`",
+        ),
         (api_error({"code": "TIMEOUT", "message": "no answer"}), 5, "stepweave doctor"),
         (api_error({"code": "INTERNAL_ERROR", "message": "oops"}), 1, "log"),
         (ConnectFailed("no NATS server answers; start one"), 5, "start one"),

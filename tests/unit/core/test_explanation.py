@@ -380,6 +380,13 @@ def test_a_step_that_was_given_out() -> None:
     ]
     for workers, line, wanted in cases:
         assert only(scenario, Known(later_ms=5_000, workers=workers, queue=line)) == wanted
+    crowd = QueueFact(
+        waiting_count=5, out_count=0, higher_waiting_count=30, lower_waiting_count=2, others_out_count=4
+    )
+    assert only(scenario, Known(queue=crowd, workers=())).sentence.endswith(
+        "37 tries lie in it untaken, this one among them or with a worker already; 4 are with workers. 30 of the untaken have a"
+        " higher priority. The step needs a worker with handler run_a."
+    )
     empty = Known(queue=QueueFact(waiting_count=0, out_count=0))
     assert "No try lies in it: this one's outcome is on its way." in only(scenario, empty).sentence
 
@@ -442,7 +449,13 @@ def test_a_step_that_runs() -> None:
     )
     gone = only(scenario, Known(workers=()))
     assert (gone.code, gone.rank) == ("worker_gone", 0)
-    assert "That worker is not among the live ones" in gone.sentence
+    assert gone.sentence.endswith(
+        "That worker is not among the live ones: where it is lost, its lease runs out and the step is tried again, but no"
+        " live worker serves its queue that would find that out."
+    )
+    assert gone.commands[0] == "stepweave worker run MODULE --namespace tests --queue default"
+    another = only(scenario, Known(workers=(worker("w-2", "run_b"),)))
+    assert another.sentence.endswith("its lease runs out and the step is tried again.")
     scenario = begun(one_step()).run(save("a", {"row": 7}, items_processed=7), start("a"))
     endless = only(scenario)
     assert "by its last checkpoint 7 items are done; it has no time-out." in endless.sentence

@@ -27,6 +27,7 @@ from .scenario import (
     enqueued,
     fail,
     given,
+    lose,
     paused,
     refused,
     release,
@@ -259,10 +260,12 @@ def hand_back(name: str, **fields: Any) -> Any:
     return release(name, reason=HANDLER_MISSING, **fields)
 
 
-def look(*handlers: str, anything: bool = False) -> CheckHandlers:
+def look(*handlers: str, anything: bool = False, workers: tuple[str, ...] = ()) -> CheckHandlers:
     place = ("tests", "default")
     return CheckHandlers(
-        ServedHandlers({place: frozenset(handlers)}, frozenset({place}) if anything else frozenset())
+        ServedHandlers(
+            {place: frozenset(handlers)}, frozenset({place}) if anything else frozenset(), frozenset(workers)
+        )
     )
 
 
@@ -326,7 +329,7 @@ def test_a_queue_without_any_worker() -> None:
     assert letters(scenario) == [("handler_missing", "pending")]
     scenario.when(start("a")).then(started("a"))
     assert letters(scenario) == [("handler_missing", "recovered")]
-    scenario.later(MINUTE_MS).when(look()).then_nothing()
+    scenario.later(MINUTE_MS).when(look(workers=("worker-1",))).then_nothing()
 
 
 def test_a_new_try_begins_with_short_waits() -> None:
@@ -334,6 +337,26 @@ def test_a_new_try_begins_with_short_waits() -> None:
     scenario.when(fail("a")).then(retry("a"))
     scenario.later(1_000).when(wake()).then(enqueued("a", 2))
     scenario.when(hand_back("a")).then(released("a", 2, retry_at_ms=scenario.now_ms + 100))
+
+
+def test_the_last_worker_of_a_step_is_gone() -> None:
+    """Who is lost is found out by another worker of the queue; where there is none, nobody would."""
+    scenario = begun(compiled("a")).later(1_000).run(start("a"))
+    scenario.later(59_999).when(look()).then_nothing()
+    scenario.later(1).when(look(workers=("worker-1",))).then_nothing()
+    scenario.when(look("run_a")).then_nothing()
+    scenario.later(MINUTE_MS).when(look()).then(
+        stale(
+            "handler_missing",
+            since_ms=T0_MS + 61_000,
+            waiting_for=("a",),
+            missing_handlers=("run_a",),
+        )
+    )
+    scenario.when(look()).then_nothing()
+    assert letters(scenario) == [("handler_missing", "pending")]
+    scenario.run(lose("a"))
+    assert (scenario.statuses(), letters(scenario)) == ({"a": "enqueued"}, [("handler_missing", "recovered")])
 
 
 def test_what_waits_for_its_handler_is_not_given_out_while_its_task_is_paused() -> None:

@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 #: One try of a request; the next one repeats it with the same ids.
 TRY_TIMEOUT_SECONDS: Final = 2.5
+#: With less time than this before the end there is no further try: what is known already says more.
+TRY_SECONDS_MIN: Final = 0.1
 #: Before each repetition; really between half of it and one and a half, so that clients that failed together do not
 #: come back together.
 RETRY_PAUSE_SECONDS_MIN: Final = 0.05
@@ -462,7 +464,7 @@ class Client(OperatorCalls, DeadLetterCalls, TemplateCalls, GateCalls, ScheduleC
                 wait += _backpressure_pause(failure)
                 if loop.time() + wait >= deadline:
                     failure.message += f" (given up: not within {limit:g} s)"
-            if loop.time() + wait >= deadline:
+            if loop.time() + wait + TRY_SECONDS_MIN >= deadline:
                 raise failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, RETRY_PAUSE_SECONDS_MAX)
