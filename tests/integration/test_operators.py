@@ -329,6 +329,9 @@ async def test_operators_at_the_command_line(system: System) -> None:
     assert "`skippable: true`" in refused.err
     assert "what can be done: `stepweave step reset`, `stepweave step resolve`" in refused.err
     assert "not paused; what can be done: `stepweave task retry`" in paused.err
+    unknown = await stepweave("step", "reset", task_id, "frist")
+    assert unknown.code == 3
+    assert f"no step 'frist'; `stepweave task get {task_id}` shows its steps" in unknown.err
     done = await stepweave(
         "step",
         "complete",
