@@ -205,6 +205,12 @@ async def test_running_handlers_hear_it_through_their_context(
         await eventually(lambda: len(running) == 2, timeout_seconds=WAIT_SECONDS, what="two running handlers")
         await end(system, task_id)
         await eventually(lambda: len(heard) == 2, timeout_seconds=WAIT_SECONDS, what="two that hear")
+
+        async def recorded() -> bool:
+            return "step.result_refused" in await system.types(task_id)
+
+        # What the plain one returned all the same.
+        await eventually(recorded, timeout_seconds=WAIT_SECONDS, what="the late result in the history")
     assert "step.completed" not in await system.types(task_id)
 
 
