@@ -384,7 +384,7 @@ class MemoryEventStore(EventStore):
         return sorted(found, key=lambda row: (row.namespace, row.name, row.registered_at_ms, row.version))
 
     async def list_streams(self, filter: StreamFilter) -> list[StreamRow]:
-        """One page of the system's own streams of one kind, in order of namespace, name and id."""
+        """One page of the system's own streams of one kind, in order of namespace, name and id or of their last change."""
         self._check_open()
         check_page(filter)
         found = [
@@ -396,6 +396,8 @@ class MemoryEventStore(EventStore):
             and (not filter.statuses or row.status in filter.statuses)
         ]
         found.sort(key=lambda row: (row.namespace[:200], row.name[:200], row.stream_id))
+        if filter.latest_first:
+            found.sort(key=lambda row: (-row.updated_at_ms, row.stream_id))
         return found[filter.offset : filter.offset + filter.limit]
 
     async def open_streams(self, shard: int) -> list[str]:

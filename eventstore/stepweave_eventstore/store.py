@@ -319,6 +319,8 @@ class StreamFilter(msgspec.Struct, frozen=True, kw_only=True):
     """What `list_streams` selects; absent fields do not restrict. Ordered by namespace, name and id."""
 
     kind: str
+    #: Instead those first that have changed last.
+    latest_first: bool = False
     namespace: str | None = None
     name: str | None = None
     statuses: Sequence[str] = ()

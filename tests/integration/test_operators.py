@@ -205,6 +205,12 @@ async def test_running_handlers_hear_it_through_their_context(
         await eventually(lambda: len(running) == 2, timeout_seconds=WAIT_SECONDS, what="two running handlers")
         await end(system, task_id)
         await eventually(lambda: len(heard) == 2, timeout_seconds=WAIT_SECONDS, what="two that hear")
+
+        async def recorded() -> bool:
+            return "step.result_refused" in await system.types(task_id)
+
+        # What the plain one returned all the same.
+        await eventually(recorded, timeout_seconds=WAIT_SECONDS, what="the late result in the history")
     assert "step.completed" not in await system.types(task_id)
 
 
@@ -329,6 +335,9 @@ async def test_operators_at_the_command_line(system: System) -> None:
     assert "`skippable: true`" in refused.err
     assert "what can be done: `stepweave step reset`, `stepweave step resolve`" in refused.err
     assert "not paused; what can be done: `stepweave task retry`" in paused.err
+    unknown = await stepweave("step", "reset", task_id, "frist")
+    assert unknown.code == 3
+    assert f"no step 'frist'; `stepweave task get {task_id}` shows its steps" in unknown.err
     done = await stepweave(
         "step",
         "complete",

@@ -276,6 +276,13 @@ async def test_streams_are_listed_by_kind(store: EventStore) -> None:
     assert await listed(namespace="payments", name="daily") == [rows[1]]
     assert await listed(statuses=("paused",)) == [rows[1]]
     assert await listed(limit=1, offset=1) == [shown]
+    later = stream(
+        C, namespace="a", shard=1, is_open=True, version=9, updated_at_ms=rows[2].updated_at_ms + 1
+    )
+    await store.project(shard=1, position=3, streams=[later])
+    later = rows[2] = msgspec.structs.replace(later, summary=EMPTY)
+    assert await listed(latest_first=True) == [later, shown, rows[1]]
+    assert await listed(latest_first=True, statuses=("paused",), offset=0, limit=1) == [rows[1]]
     assert await listed(namespace="\x00") == await listed(name="none") == []
     assert await store.open_streams(0) == [B]
     assert await store.open_streams(1) == [C]

@@ -91,7 +91,7 @@ class BulkOperations:
         return bytes((await self._ask(request.bulk_id)).bulk)
 
     async def list(self, request: api.ListBulks) -> bytes:
-        """A page of operations."""
+        """A page of operations, those first that have changed last."""
         check_text(request, "namespace")
         if not 1 <= request.limit <= _LIMIT_MAX or not 0 <= request.offset <= _OFFSET_MAX:
             raise ApiError("BAD_REQUEST", f"limit is 1..{_LIMIT_MAX}, offset is 0..{_OFFSET_MAX}")
@@ -104,6 +104,7 @@ class BulkOperations:
         rows = await self._store.list_streams(
             StreamFilter(
                 kind="bulk",
+                latest_first=True,
                 namespace=request.namespace,
                 statuses=request.status,
                 limit=request.limit + 1,

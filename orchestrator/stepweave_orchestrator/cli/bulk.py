@@ -210,12 +210,14 @@ def list_(
     timeout_seconds: TimeoutSeconds = TIMEOUT_SECONDS,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """List bulk operations."""
+    """List bulk operations, those first that have changed last."""
 
     async def work() -> None:
         async with client(nats_url, timeout_seconds) as api:
             page = await api.list_bulks(namespace=namespace, status=status or (), limit=limit)
         show(page, output, lambda: _print_list(page.bulks))
+        if page.next_offset is not None:
+            progress(f"there are more than {limit}: --status or --limit")
 
     run_async(work())
 

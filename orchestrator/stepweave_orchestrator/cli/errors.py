@@ -135,6 +135,9 @@ def _text(error: BaseException, advice: str) -> str:
         return f"{first}; {allowed}"
     better = _ADVICE_BY_CODE.get(getattr(error, "code", None) or "", ())
     advice = next((each for words, each in better if words in first), advice)
+    details = getattr(error, "details", {})
+    if getattr(error, "code", None) == "NOT_FOUND" and "step" in details:
+        advice = f"`stepweave task get {details.get('task_id')}` shows its steps"
     # Some messages say themselves what to type.
     return f"{first}; {advice}" if advice and "`stepweave" not in first else first
 

@@ -6,7 +6,7 @@ are a pure function of template and value, and stand in the events; `evolve` nev
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,6 +19,10 @@ class Checks(Protocol):
 
     def of_result(self, step: str, result: msgspec.Raw) -> list[dict[str, str]]:
         """Of a step's result."""
+        ...
+
+    def of_signal(self, step: str, payload: Any) -> list[dict[str, str]]:
+        """Of the payload of a signal that the step waits for, decoded: also what a result of it has to fit."""
         ...
 
     def of_event(self, step: str, name: str, payload: msgspec.Raw) -> list[dict[str, str]]:

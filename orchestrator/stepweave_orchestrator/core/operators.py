@@ -18,7 +18,7 @@ from .allowed import refused, refused_step, unknown_step, why_not, why_not_step
 from .beginning import begin
 from .children import cancel_requests
 from .commands import Moment
-from .domain_events import SUCCESS
+from .domain_events import SUCCESS, misfits_text
 from .holding import lines_left
 from .operator_commands import (
     CompleteStep,
@@ -237,6 +237,12 @@ def _complete_step(state: TaskState, number: int, command: CompleteStep, moment:
     misfit = turn.misfit(number, value, "")
     if misfit is not None:
         return refused_step(state, number, misfit.error_message)
+    if spec.wait_for_signal is not None and turn.plan.checks is not None:
+        found = turn.plan.checks.of_signal(spec.name, msgspec.json.decode(value))
+        if found:
+            return refused_step(
+                state, number, f"the result does not fit the payload_schema: {misfits_text(found)}"
+            )
     turn.happened += cancel_requests(state, command.reason or "its step was completed", only=number)
     turn.happened.append(
         events.StepCompletedManually(

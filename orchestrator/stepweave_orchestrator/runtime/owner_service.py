@@ -358,7 +358,8 @@ class OwnerService:
         try:
             done_or_raise(ending, request.stream_id)
         except ApiError as error:
-            if isinstance(command, StepCommand):
+            no_task = isinstance(ending, Rejection) and ending.code == "NOT_FOUND"
+            if isinstance(command, StepCommand) and not no_task:
                 error.details["step"] = command.step
             raise
         if isinstance(command, StepCommand):

@@ -382,6 +382,12 @@ def test_a_step_that_waits_for_a_signal_is_completed_without_it() -> None:
     scenario = entered(compiled(ask, "next: ask"), awaited("ask", "go"))
     scenario.when(complete("ask", 7)).then(completed_by_hand("ask", result=7), enqueued("next"))
     scenario.when(send("go")).then_rejected("CONFLICT")
+    # As the signal it has to be what the steps behind it rely on.
+    typed = {**ask, "wait_for_signal": {"name": "go", "payload_schema": {"type": "boolean"}}}
+    scenario = entered(checked(typed, "next: ask"), awaited("ask", "go"))
+    actions = ("resolve_manually", "complete_manually")
+    scenario.when(complete("ask", 7)).then_refused("payload_schema: /: 7", "waiting_for_signal", *actions)
+    scenario.when(complete("ask", True)).then(completed_by_hand("ask", result=True), enqueued("next"))
 
 
 def test_a_signal_that_did_not_come_in_time_is_waited_for_once_more() -> None:

@@ -86,7 +86,7 @@ class BulkCalls(Calls):
         offset: int = 0,
         timeout_seconds: float | None = None,
     ) -> api.BulkPage:
-        """A page of bulk operations; `status` is `running`, `complete` or `cancelled`, or several of them."""
+        """A page of bulk operations, those first that have changed last; `status` is `running`, `complete` or `cancelled`, or several of them."""
         statuses = (status,) if isinstance(status, str) else tuple(status)
         request = api.ListBulks(namespace=namespace, status=statuses, limit=limit, offset=offset)
         return await self._call("bulk.list", request, api.BulkPage, timeout_seconds)

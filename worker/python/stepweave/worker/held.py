@@ -14,7 +14,7 @@ class StopReason(Enum):
     """Why the worker itself ended a try."""
 
     TIMEOUT = "timeout"
-    #: Nobody wants the result any more; nothing is published.
+    #: Nobody wants the result any more; one that comes all the same is published, to be refused and recorded.
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
 

@@ -247,7 +247,11 @@ class TryPool:
             return
         held.reported = True
         if held.stop_reason is StopReason.CANCELLED:
-            self._on_dropped(held)
+            # What came of it all the same is refused, and recorded: somebody may want to know.
+            if result is None:
+                self._on_dropped(held)
+            else:
+                self._on_result(held, result)
         elif held.stop_reason is not None:
             self._on_result(held, stopped_result(held))
         else:
@@ -275,7 +279,12 @@ class TryPool:
             self._stop(held, reason)
 
     def _stop(self, held: HeldTry, reason: StopReason) -> None:
-        if held.stop_reason is not None or held.task is None:
+        if held.task is None:
+            return
+        if held.stop_reason is not None:
+            if held.stop_reason is StopReason.CANCELLED and reason is StopReason.SHUTDOWN:
+                # Nobody waits for what its thread returns any longer.
+                held.task.cancel()
             return
         held.stop_reason = reason
         held.context.cancel()
@@ -286,6 +295,8 @@ class TryPool:
             return
         if not held.invocation.is_async:
             self._log_hung(held, "its thread is busy until it returns")
+            if reason is StopReason.CANCELLED:
+                return
         held.task.cancel()
         if held.invocation.is_async:
             held.timer = self._loop.call_later(CLEANUP_SECONDS, self._give_up, held)
