@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,6 +58,8 @@ async def _from_ledger(
     database_url: str | None, task_id: str, step: str | None, timeout_seconds: float
 ) -> TaskExplanation:
     """The explanation from Postgres alone."""
+    import asyncio
+
     try:
         async with asyncio.timeout(timeout_seconds):
             return await _explained_by_ledger(database_url, task_id, step)
