@@ -51,7 +51,8 @@ def file_settings(path: Path) -> tuple[str, str, dict[str, Any]]:
     settings = _File(path)
     for problem in problems.in_order():
         where = f"{problem.path}: " if problem.path else ""
-        hint = f"; {problem.hint}" if problem.hint else ""
+        # The reader is that of templates.
+        hint = f"; {problem.hint.replace('template', 'schedule')}" if problem.hint else ""
         if "alias" in problem.message:
             hint = "; put the text in quotes: it begins with *"
         settings.note(problem.line, f"{where}{problem.message}{hint}")

@@ -49,6 +49,7 @@ def test_a_file(tmp_path: Path) -> None:
     [
         ("[]", ":1: a schedule is a mapping"),
         ("", ":1: the document is empty"),
+        ("name: x\n---\nname: y", ":2: a second document starts here; keep one schedule per file"),
         ("name: [", ": while parsing a flow node"),
         ("name: x\ncron: */5 * * * *\ntask: {template: a/b}", "put the text in quotes: it begins with *"),
         ("name: x\ncorn: '* * * * *'\ntask: {template: a/b}", ":2: unknown key corn; did you mean cron?"),
