@@ -44,6 +44,8 @@ class Withdrawals:
         What is returned is done when the dispatches are removed, or could not be.
         """
         number = step_number(state, step) if step else -1
+        if step and number < 0:
+            return []
         steps = state.steps if number < 0 else [state.steps[number]]
         ended = [one for one in steps if one.settled_by in _ENDED_BY and one.attempt]
         if not ended:

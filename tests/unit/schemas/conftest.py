@@ -445,10 +445,25 @@ REQUESTS: Final[dict[str, list[api.Request]]] = {
     "schedule.delete": [api.DeleteSchedule(name="daily", reason="moved")],
     "bulk.start": [
         api.StartBulk(action="cancel", every_task=True, dry_run=True),
-        api.StartBulk(action="retry", filter=BulkFilter(name="n", initiator="i"), bulk_id=TASK_ID),
+        api.StartBulk(
+            action="retry",
+            filter=BulkFilter(
+                name="n",
+                version="1.0.0",
+                initiator="i",
+                source_system="s",
+                created_from="2026-01-31T12:00:00Z",
+                created_before="2026-02-01T12:00:00Z",
+            ),
+            bulk_id=TASK_ID,
+        ),
     ],
     "bulk.get": [api.GetBulk(bulk_id=TASK_ID)],
     "bulk.list": [api.ListBulks(), api.ListBulks(namespace="n", status=("running",), limit=1)],
+    "bulk.tasks": [
+        api.ListBulkTasks(bulk_id=TASK_ID),
+        api.ListBulkTasks(bulk_id=TASK_ID, outcome="refused", from_version=7),
+    ],
     "bulk.cancel": [api.CancelBulk(bulk_id=TASK_ID, reason="enough")],
     "schedule.preview": [api.PreviewSchedule(timing=ClosedTiming(every_seconds=60), count=3)],
 }
@@ -770,6 +785,16 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
     ],
     "bulk.get": [_BULK],
     "bulk.list": [api.BulkPage(bulks=(_LISTED_BULK,), next_offset=1)],
+    "bulk.tasks": [
+        api.BulkTasks(
+            tasks=(
+                api.BulkTask(task_uuid=TASK_ID, outcome="applied"),
+                api.BulkTask(task_uuid=TASK_ID, outcome="refused", code="CONFLICT", reason="it has ended"),
+            ),
+            next_version=7,
+        ),
+        api.BulkTasks(tasks=()),
+    ],
     "bulk.cancel": [_BULK],
     "schedule.preview": [api.PreviewReply(firings=(_FIRING,))],
 }
