@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -28,6 +29,8 @@ from .creation import check_payload, check_text
 
 #: What an investigator keeps with a dead letter.
 METADATA_BYTES_MAX = 16 * 1024
+#: Whoever has a letter's id from its task may be faster than the lists: pauses before it is looked for again.
+NOT_LISTED_YET_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.7)
 PER_PAGE_MAX = 200
 PAGE_MAX = 1_000_000
 
@@ -173,15 +176,11 @@ class DeadLetterOperations:
             raise ApiError(
                 "BAD_REQUEST", "nothing to change: give resolution_status, resolution_notes or metadata"
             )
-        found, _ = await self._store.list_dead_letters(
-            DeadLetterFilter(letter_id=request.dlq_entry_uuid, limit=1)
-        )
-        if not found:
-            raise ApiError("NOT_FOUND", f"there is no dead letter {request.dlq_entry_uuid}")
+        task_id = await self._task_of(request.dlq_entry_uuid)
         answer = await self._router.call(
-            shard_of(found[0].task_id, self._shard_count),
+            shard_of(task_id, self._shard_count),
             Investigate(
-                stream_id=found[0].task_id,
+                stream_id=task_id,
                 letter_id=request.dlq_entry_uuid,
                 resolution_status=request.resolution_status,
                 resolution_notes=request.resolution_notes,
@@ -191,6 +190,16 @@ class DeadLetterOperations:
         )
         row = next(row for row in _rows(answer) if row.letter_id == request.dlq_entry_uuid)
         return encode(entry_of(row, now_ms()))
+
+    async def _task_of(self, letter_id: str) -> str:
+        """The task that a letter is about; one that has just been opened may not be listed yet. Raises `ApiError`."""
+        for pause_seconds in (*NOT_LISTED_YET_SECONDS, None):
+            found, _ = await self._store.list_dead_letters(DeadLetterFilter(letter_id=letter_id, limit=1))
+            if found:
+                return found[0].task_id
+            if pause_seconds is not None:
+                await asyncio.sleep(pause_seconds)
+        raise ApiError("NOT_FOUND", f"there is no dead letter {letter_id}")
 
     async def _page(self, wanted: DeadLetterFilter, page: int, per_page: int) -> bytes:
         if not 1 <= page <= PAGE_MAX or not 1 <= per_page <= PER_PAGE_MAX:

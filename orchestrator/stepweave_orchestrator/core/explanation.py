@@ -21,8 +21,9 @@ finding and of what was found out.
 | `waiting_for_retry` | a step is tried again later | `error_*`, `tries`, `actions`, `paused` |
 | `enqueued` | a try was given to the workers, or came back and is given out again | `handler`, `queue`, `tries`, `handed_back`, `missing` |
 | `in_progress` | a worker has said that it runs a try | `worker_id`, `tries`, `items_processed` |
-| `batch_bounded` | no more steps of a batch may run at once | `parallelism`, `count`, `left`, `running`, `ended` |
-| `pending` | a step waits for others | `dependencies` |
+| `batch_bounded` | no more steps of a batch may run at once | `parallelism`, `count`, `left`, `running`, `ended`, `failed` |
+| `batch` | how far a batch is | `count`, `left`, `running`, `ended`, `failed` |
+| `pending` | a step waits for others, or for its turn in its batch | `dependencies`, `batch` |
 | `absent`, `excluded`, `done` | a step does not exist (yet), or has ended | `deciders`, `status` |
 | `clean_up` | a step could not be undone | `error_message` |
 | `ended` | the task has ended | `status`, `error_*` |
@@ -65,6 +66,7 @@ FindingCode = Literal[
     "enqueued",
     "in_progress",
     "batch_bounded",
+    "batch",
     "pending",
     "absent",
     "excluded",
@@ -216,8 +218,13 @@ def explain_step(state: TaskState, number: int, now_ms: int) -> list[Finding]:
                 details={"status": step.status},
             )
         ]
+    elif step.status == "expanded" and state.batches[slot].begun:
+        own = Finding(code="batch", step=name, details=_progress(state.batches[slot]))
     elif step.status in ("pending", "expanded"):
-        own = Finding(code="pending", step=name, details={"dependencies": _dependencies(state, slot)})
+        details: dict[str, Any] = {"dependencies": _dependencies(state, slot)}
+        if step.made_from >= 0:
+            details["batch"] = state.the_plan.steps[slot].name
+        own = Finding(code="pending", step=name, details=details)
     else:
         return _of_steps(state, (number,), FINDINGS_MAX) or [
             Finding(code="moving", step=name, since_ms=step.updated_at_ms)
@@ -225,7 +232,10 @@ def explain_step(state: TaskState, number: int, now_ms: int) -> list[Finding]:
     if step.status == "excluded":
         return [own]
     above = _unfinished_above(state, slot)
-    batch = None if step.made_from < 0 else _batch(state, slot, state.batches[slot])
+    if step.made_from >= 0:
+        # The others of its batch hold it up as long as they run.
+        above = [other for other in above if state.steps[other].status != "error"]
+    batch = _batch(state, slot, state.batches[slot]) if slot in state.batches else None
     general = [_ended(state)] if state.is_terminal else _general(state, now_ms)
     bounded = [] if batch is None else [batch]
     return [*general, own, *bounded, *_of_steps(state, above, FINDINGS_MAX)]
@@ -693,17 +703,25 @@ def _batches(state: TaskState) -> list[Finding]:
 def _batch(state: TaskState, slot: int, batch: BatchState) -> Finding | None:
     """How far a batch is of which more could run; `None` where none could."""
     parallelism = state.the_plan.batch_of(slot).parallelism
-    left = batch.count - batch.begun + len(batch.again)
-    if parallelism is None or batch.stopped or not left or not batch.running:
+    if parallelism is None or batch.stopped or not _left(batch) or not batch.running:
         return None
     return Finding(
         code="batch_bounded",
         step=state.the_plan.steps[slot].name,
-        details={
-            "parallelism": parallelism,
-            "count": batch.count,
-            "left": left,
-            "running": batch.running,
-            "ended": batch.succeeded + batch.failed,
-        },
+        details={"parallelism": parallelism, **_progress(batch)},
     )
+
+
+def _progress(batch: BatchState) -> dict[str, Any]:
+    return {
+        "count": batch.count,
+        "left": _left(batch),
+        "running": batch.running,
+        "ended": batch.succeeded + batch.failed,
+        "failed": batch.failed,
+    }
+
+
+def _left(batch: BatchState) -> int:
+    """Steps of the batch that are not given out, or wait to be given out again."""
+    return batch.count - batch.begun + len(batch.again)

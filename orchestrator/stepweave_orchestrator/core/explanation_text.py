@@ -500,18 +500,27 @@ def _is_alive(worker_id: str, workers: Iterable[WorkerFact]) -> bool:
     return any(worker.worker_id == worker_id for worker in workers)
 
 
-def _batch(finding: Finding, _facts: Facts) -> Said:
+def _bounded(finding: Finding, _facts: Facts) -> Said:
     details = finding.details
-    left = details["left"]
     return Said(
         code=finding.code,
         sentence=(
             f"Batch {finding.step} runs {details['running']:,} of its {counted(details['count'], 'step')} at once, and at most"
-            f" {details['parallelism']:,} may (batch_config.parallelism): {details['ended']:,} {_have(details['ended'])} ended,"
-            f" {left:,} more to come."
+            f" {details['parallelism']:,} may (batch_config.parallelism): {_how_far(details)}."
         ),
         rank=2,
     )
+
+
+def _batch(finding: Finding, _facts: Facts) -> Said:
+    details = finding.details
+    text = f"Batch {finding.step} runs {details['running']:,} of its {counted(details['count'], 'step')}"
+    return Said(code=finding.code, sentence=f"{text}: {_how_far(details)}.")
+
+
+def _how_far(details: dict[str, Any]) -> str:
+    failed = f" ({details['failed']:,} failed)" if details["failed"] else ""
+    return f"{details['ended']:,} {_have(details['ended'])} ended{failed}, {details['left']:,} more to come"
 
 
 def _failed(finding: Finding, facts: Facts) -> Said:
@@ -560,7 +569,9 @@ def _compensating(finding: Finding, _facts: Facts) -> Said:
 
 def _pending(finding: Finding, _facts: Facts) -> Said:
     dependencies = finding.details["dependencies"]
-    if not dependencies:
+    if finding.details.get("batch"):
+        text = f"Step {finding.step} waits for its turn in batch {finding.details['batch']}."
+    elif not dependencies:
         text = f"Step {finding.step} waits for no other step, and has not begun."
     else:
         names = ", ".join(f"{one['name']} ({one['status']})" for one in dependencies)
@@ -667,7 +678,8 @@ _SAYING: Final[dict[str, Callable[[Finding, Facts], Said]]] = {
     "waiting_for_retry": _retry,
     "enqueued": _enqueued,
     "in_progress": _in_progress,
-    "batch_bounded": _batch,
+    "batch_bounded": _bounded,
+    "batch": _batch,
     "pending": _pending,
     "absent": _absent,
     "excluded": _excluded,

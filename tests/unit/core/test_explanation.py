@@ -640,6 +640,19 @@ def test_a_batch_with_a_bound() -> None:
     )
 
 
+def test_the_steps_of_a_batch_one_by_one() -> None:
+    scenario = batches(20, parallelism=3).run(succeed("work_001"), fail_for_good("work_002"))
+    waiting, bounded, running = sorted(
+        told(scenario, named="work_010"), key=lambda one: one.code != "pending"
+    )
+    assert waiting.sentence == "Step work_010 waits for its turn in batch work."
+    assert {bounded.code, running.code} == {"batch_bounded", "enqueued"}
+    whole = next(one for one in told(scenario, named="work") if one.code == "batch")
+    assert whole.sentence == "Batch work runs 3 of its 20 steps: 2 have ended (1 failed), 15 more to come."
+    alone = told(batches(2), named="work")
+    assert [one.code for one in alone] == ["batch", "enqueued"]
+
+
 def test_branches_that_do_not_exist_yet() -> None:
     plan = compiled(
         "first",

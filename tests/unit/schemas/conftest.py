@@ -761,6 +761,15 @@ REPLIES: Final[dict[str, list[msgspec.Struct]]] = {
                     mean_seconds_to_resolution=None,
                 ),
             ),
+            missing_handlers=(
+                api.MissingHandler(
+                    namespace="default",
+                    handler="greet",
+                    task_count=2,
+                    oldest_at=timestamp(0),
+                    oldest_age_seconds=60.0,
+                ),
+            ),
         )
     ],
     "dlq.investigation_queue": [_ENTRIES],
