@@ -125,6 +125,11 @@ def task_held(state: TaskState, moment: Moment) -> events.ConcurrencyRequested |
     return _requested(state, plan.concurrency, f"task:{group}", "", state.task_id, 1, moment)
 
 
+def lacks_slot(state: TaskState) -> bool:
+    """Whether a task that is under way has no slot, though its template limits how many run: it was blocked."""
+    return state.the_plan.concurrency is not None and not state.passes and state.hold is None
+
+
 def _requested(
     state: TaskState,
     concurrency: ConcurrencySpec,
@@ -204,6 +209,9 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
             told += kept.all_given_back()
             told.append(event)
             continue
+        if isinstance(event, events.TaskBlocked):
+            # Nothing of it runs until somebody acts, and that may be never.
+            told += kept.task_given_back()
         if isinstance(event, events.TaskStale) and event.action == "fail":
             # All steps end here; the task itself may still be undone.
             told += kept.steps_given_back()
@@ -294,12 +302,13 @@ class _Kept:
 
     def all_given_back(self) -> list[events.Event]:
         """What gives back all that the task and its steps have, and wait for."""
+        return [*self.steps_given_back(), *self.task_given_back()]
+
+    def task_given_back(self) -> list[events.Event]:
+        """What gives back the slot that the task itself has, or waits for."""
         state = self._state
-        told = self.steps_given_back()
-        if state.hold is not None:
-            told.append(_release("", state.task_id, state.hold, ""))
-        told += [_release("", state.task_id, one, "") for one in state.passes]
-        return told
+        held = state.passes if state.hold is None else (state.hold, *state.passes)
+        return [_release("", state.task_id, one, "") for one in held]
 
 
 def _outcome(event: events.StepEvent) -> str:

@@ -28,6 +28,7 @@ from stepweave_orchestrator.core.operator_commands import (
     ResolveStep,
     ResolveTask,
     ResumeTask,
+    RetryTask,
 )
 from stepweave_orchestrator.core.plan import COMPENSATION_PREFIX
 from stepweave_orchestrator.core.snapshot import encode_snapshot
@@ -267,6 +268,8 @@ class GateWorld:
             for actor in self.tasks():
                 if actor.state.phase == "paused":
                     self.do(actor.state.task_id, ResumeTask(by="ada", reason="on with it"))
+                if actor.state.phase == "blocked_by_failures":
+                    self.do(actor.state.task_id, RetryTask(by="ada", reason="on with it"))
             if self.mail:
                 continue
             if self.tries:
@@ -336,7 +339,7 @@ class GateWorld:
                 assert not gate.line or gate.status != "closed", "somebody waits for what is there"
 
     def check_rate(self) -> None:
-        """No window of time has more beginnings than its seconds, and one second's worth besides."""
+        """In no second do more begin than it has, wherever it begins."""
         if self.rate_per_second is None:
             return
         share = ceil(self.rate_per_second)

@@ -281,12 +281,12 @@ def test_a_cancelled_task_gives_it_back(is_admitted: bool) -> None:
     scenario.when(cancel()).then(given_back(), cancelled(*("a" if is_admitted else "")))
 
 
-def test_a_blocked_task_keeps_it_until_somebody_ends_it() -> None:
+def test_a_blocked_task_gives_it_back() -> None:
     scenario = entered(compiled("a", concurrency={"limit": 1}), asked())
     scenario.when(scenario.admit()).then(granted(), enqueued("a"))
-    scenario.when(fail_for_good("a")).then(failed("a"), blocked("a"))
-    assert scenario.state.passes
-    scenario.when(cancel()).then(given_back(), cancelled())
+    scenario.when(fail_for_good("a")).then(failed("a"), given_back(), blocked("a"))
+    assert not scenario.state.passes
+    scenario.when(cancel()).then(cancelled())
 
 
 def test_a_task_that_is_undone_keeps_it_until_then() -> None:
