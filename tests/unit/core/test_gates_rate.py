@@ -63,19 +63,19 @@ def test_who_rests_has_a_burst_and_a_second_has_no_more_for_that() -> None:
         tokens = [f"{begun_ms} {number}" for number in range(21)]
         for token in tokens:
             gate.when(join(token, per_second=20))
-        # A quarter at once, the others at an even pace, and the next second's with the next second.
-        assert len(gate.state.line) == 16
+        # A tenth at once, the others at an even pace, and the next second's with the next second.
+        assert len(gate.state.line) == 19
         while len(gate.state.line) > 1:
             gate.woken()
-        assert gate.now_ms - begun_ms == 750
+        assert gate.now_ms - begun_ms == 900
         gate.woken().then(f"throttle.passed {tokens[-1]}")
         assert gate.now_ms - begun_ms == 1_000
 
 
 @pytest.mark.parametrize("per_second", [0.001, 0.5, 1, 1.5, 2, 3, 6, 7, 11, 999.5, 1_000_000])
-def test_a_burst_is_a_quarter_of_what_a_second_has(per_second: float) -> None:
+def test_a_burst_is_a_tenth_of_what_a_second_has(per_second: float) -> None:
     gate = GateActor(RATE)
-    wanted = min(20, max(1, ceil(per_second) // 4))
+    wanted = min(20, max(1, ceil(per_second) // 10))
     for number in range(wanted):
         gate.when(join(f"n{number}", per_second=per_second))
         assert gate.last(events.ThrottlePassed).token == f"n{number}"
@@ -104,7 +104,7 @@ def test_the_rate_is_what_is_asked_for_now(gate: GateActor) -> None:
     gate.when(join("c")).then("throttle.queued c").when(join("d", per_second=1_000)).then("throttle.queued d")
     assert gate.state.per_second == 1_000
     # The pace so far, less the burst of the new one.
-    assert gate.wake_in_ms() == 251
+    assert gate.wake_in_ms() == 401
     gate.woken().then("throttle.passed c")
     assert gate.wake_in_ms() == 1
     gate.woken().then("throttle.passed d")
@@ -139,7 +139,7 @@ def test_a_line_has_an_end(gate: GateActor, monkeypatch: pytest.MonkeyPatch) -> 
 def test_many_are_let_through_in_portions(gate: GateActor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate, "PASSES_MAX", 2)
     for number in range(5):
-        gate.when(join(f"n{number}", per_second=40)).then(f"throttle.queued n{number}")
+        gate.when(join(f"n{number}", per_second=100)).then(f"throttle.queued n{number}")
     gate.later(5_000).when(Wake()).then("throttle.passed n0", "throttle.passed n1")
     assert (gate.wake_in_ms() or 0) <= 0
     gate.when(Wake()).then("throttle.passed n2", "throttle.passed n3").when(Wake()).then("throttle.passed n4")

@@ -1,7 +1,7 @@
 """The rate of a namespace: in no second do more steps begin, and they begin at an even pace.
 
 The pace is kept by the moment at which the next one would be due (the generic cell rate algorithm): a step may begin
-while that lies at most a burst ahead, which is a quarter of what a second has. The burst alone would let more begin in
+while that lies at most a burst ahead, which is a tenth of what a second has. The burst alone would let more begin in
 one second than its rate, so those of the last second are counted besides.
 """
 
@@ -23,7 +23,7 @@ from .line import WAITING_MAX, Line
 #: Let through in one decision.
 PASSES_MAX: Final = 500
 #: Which part of what a second has may begin at once.
-BURST_PART: Final = 4
+BURST_PART: Final = 10
 #: Tokens of those let through last: who asks again is told again, and does not count twice.
 RECENT_MAX: Final = 2_000
 _SECOND_US: Final = 1_000_000
