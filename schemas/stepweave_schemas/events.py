@@ -710,6 +710,8 @@ class BreakerFailureCounted(Event, frozen=True, kw_only=True, tag="breaker.failu
     error_type: str
     error_message: str
     failed_at_ms: int
+    #: In how long a time so many failures open the circuit, as the step's template says.
+    window_ms: int = 0
 
 
 class BreakerOpened(Event, frozen=True, kw_only=True, tag="breaker.opened"):

@@ -5,6 +5,7 @@
 | `sw.api.v1.<noun>.<verb>` | clients (request) | any orchestrator (`nats.micro`) |
 | `sw.own.<shard>` | orchestrators (request) | the shard's owner |
 | `sw.cmd.<shard>.<task_id>` | orchestrators, schedulers | the shard's owner (stream CMD) |
+| `sw.cmd.<shard>.join.<gate_id>` | orchestrators | the shard's owner (stream CMD, a consumer of its own) |
 | `sw.res.<namespace>.<shard>.<task_id>` | workers | the shard's owner (stream CMD) |
 | `sw.disp.<namespace>.<queue>.<class>.<task_id>.<lease_token>` | the shard's owner | workers (stream DISP_<namespace>) |
 | `sw.log.<shard>` | the shard's owner | subscribers, projections (stream LOG) |
@@ -106,12 +107,27 @@ def command(shard: int, task_id: str) -> str:
 
 def command_filters(shard: int) -> list[str]:
     """What the consumer of one shard reads from the CMD stream."""
-    return [f"sw.cmd.{shard}.>", f"sw.res.*.{shard}.*"]
+    return [f"sw.cmd.{shard}.*", f"sw.res.*.{shard}.*"]
 
 
 def command_consumer(shard: int) -> str:
     """The durable consumer of one shard on the CMD stream."""
     return f"shard_{shard}"
+
+
+def question(shard: int, gate_id: str) -> str:
+    """Where those go who ask to be let through a gate: what has to wait there holds up no other command."""
+    return f"sw.cmd.{shard}.join.{gate_id}"
+
+
+def question_filter(shard: int) -> str:
+    """What the consumer of the questions to one shard's gates reads from the CMD stream."""
+    return f"sw.cmd.{shard}.join.*"
+
+
+def question_consumer(shard: int) -> str:
+    """The durable consumer of the questions to one shard's gates."""
+    return f"shard_{shard}_join"
 
 
 def result(namespace: str, shard: int, task_id: str) -> str:

@@ -83,8 +83,41 @@ async def test_a_flood_of_one_namespace_does_not_hold_up_another(system: System)
         await eventually(all_done, timeout_seconds=4 * WAIT_SECONDS, what="the flood itself")
 
 
-async def test_higher_priorities_first(system: System) -> None:
+async def test_priorities_and_age_count_where_steps_take_long(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker cannot start stays where it is: handed back, it would go to the end of its queue."""
+    monkeypatch.setattr("stepweave.worker.pool.QUICK_SECONDS", 0.0)
+    ran.clear()
+    for priority in (-50, 0, 50):
+        for number in range(6):
+            mark = f"{priority} {number}"
+            await system.create("note", namespace="other", context={"mark": mark}, priority=priority)
+
+    async def all_wait() -> bool:
+        jetstream = system.connection.client.jetstream()
+        return (await jetstream.stream_info(dispatch_stream("other"))).state.messages == 18
+
+    await eventually(all_wait, timeout_seconds=WAIT_SECONDS, what="all of them in their queues")
+    async with Worker(
+        system.nats_url, namespaces=["other", "busy"], handlers=Registry([note]), concurrency=1
+    ) as worker:
+
+        async def all_done() -> bool:
+            return len(ran) == 18
+
+        await eventually(all_done, timeout_seconds=WAIT_SECONDS, what="all tasks")
+        assert worker.released_count == 0
+    marks = [str(mark) for _, mark in ran]
+    # Each lane is asked once, for it may have something very old; then they go by priority and age.
+    assert marks[:3] == ["50 0", "0 0", "-50 0"]
+    assert marks[3:] == [f"{priority} {number}" for priority in (50, 0, -50) for number in range(1, 6)]
+
+
+async def test_higher_priorities_first(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """One slot, and tasks of all classes: each time it is free, one of each class that has any is at hand."""
+    # Also where the machine is busy.
+    monkeypatch.setattr("stepweave.worker.pool.QUICK_SECONDS", 3_600.0)
     ran.clear()
     steps.clear()
     priorities = [-100, 0, 50, -1, 100, 0, 1]

@@ -13,6 +13,8 @@ import pytest_asyncio
 from stepweave import NotFound, RetryableError, StepContext, step_handler
 from stepweave.testing import eventually
 from stepweave_eventstore.store import StreamFilter
+from stepweave_orchestrator.core.gates import slots
+from stepweave_orchestrator.runtime import gate_orders
 from stepweave_schemas.gate import circuit_id, rate_id, slots_id
 
 from .conftest import WAIT_SECONDS, System, running_system, template
@@ -20,6 +22,8 @@ from .conftest import WAIT_SECONDS, System, running_system, template
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RATE = 20.0
+#: Commands of a shard that are not acknowledged: few, so that what is put off would soon keep out all others.
+IN_FLIGHT = 16
 #: How many run at once, by what the test calls it; the most there were.
 running: Counter[str] = Counter()
 most: Counter[str] = Counter()
@@ -55,8 +59,8 @@ async def call_bank(context: StepContext) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(module_database_url: str, module_nats_url: str) -> AsyncIterator[System]:
     """Two orchestrators, so that tasks and their gates have different owners."""
-    rates = {"rates_by_namespace": {"slow": RATE}}
-    async with running_system(module_database_url, module_nats_url, **rates) as running:
+    settings = {"rates_by_namespace": {"slow": RATE}, "commands_in_flight_max": IN_FLIGHT}
+    async with running_system(module_database_url, module_nats_url, **settings) as running:
         await running.start_orchestrator()
         async with (
             running.worker(work, call_bank, namespace="gates"),
@@ -93,6 +97,23 @@ async def test_slots_of_a_key(system: System) -> None:
         return counted["slots.granted"] == counted["slots.freed"] == 10
 
     await eventually(all_free, timeout_seconds=WAIT_SECONDS, what="every slot given back")
+
+
+async def test_a_full_gate_holds_up_neither_its_shard_nor_itself(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "WAITING_MAX", 4)
+    monkeypatch.setattr(gate_orders, "FULL_SECONDS", 0.1)
+    step = {"name": "only", "handler": "work", "concurrency": {"key": "customer", "limit": 1}}
+    await system.register(template("crowd", [step], namespace="gates"))
+    # More are put off than commands of one shard may be in flight.
+    tasks = [
+        await system.create("crowd", namespace="gates", context={"customer": "eve"})
+        for _ in range(3 * IN_FLIGHT)
+    ]
+    for task_id in tasks:
+        await system.wait(task_id)
+    assert most["eve"] == 1
 
 
 async def test_slots_of_a_whole_task_are_given_back_by_the_dead(system: System) -> None:
@@ -215,6 +236,6 @@ async def test_the_ledger_is_sound(system: System) -> None:
             for row in await system.store.list_streams(StreamFilter(kind=kind))
         ]
         # The projection comes behind the ledger.
-        return len(rows) == 6 and {row.status for row in rows} == {"idle", "closed"}
+        return len(rows) == 7 and {row.status for row in rows} == {"idle", "closed"}
 
     await eventually(all_idle, timeout_seconds=WAIT_SECONDS, what="nothing held anywhere")

@@ -381,6 +381,11 @@ async def test_a_redelivery_is_reported_as_lost_and_not_run(
         assert worker.lost_count == 1
 
 
+async def all_lanes_asked(worker: Worker) -> None:
+    """Wait until the worker has looked into all lanes, and takes from any of them what comes."""
+    await eventually(lambda: all(pull.outstanding for pull in worker._pulls), what="a pull for each class")
+
+
 async def test_priorities_come_first(side: Side, make_worker: Callable[..., Worker]) -> None:
     order: list[int] = []
     gate = asyncio.Event()
@@ -391,6 +396,7 @@ async def test_priorities_come_first(side: Side, make_worker: Callable[..., Work
         order.append(context.priority)
 
     async with make_worker(ordered, concurrency=1) as worker:
+        await all_lanes_asked(worker)
         first = await side.dispatch("ordered")
         await eventually(lambda: side.of(first), what="the first one running")
         for priority in (-5, 0, 5):
@@ -416,6 +422,7 @@ async def test_drain_hands_back_what_has_not_started(side: Side, make_worker: Ca
 
     worker = make_worker(gated, endless, concurrency=2, grace_seconds=0.5)
     await worker.start()
+    await all_lanes_asked(worker)
     running = await side.dispatch("gated")
     forever = await side.dispatch("endless")
     await eventually(lambda: worker._pool.running_count == 2)
@@ -444,7 +451,8 @@ async def test_a_try_without_a_slot_goes_to_another_worker(
     async def gated() -> None:
         await gate.wait()
 
-    async with make_worker(gated, concurrency=1):
+    async with make_worker(gated, concurrency=1) as worker:
+        await all_lanes_asked(worker)
         first = await side.dispatch("gated")
         await eventually(lambda: side.of(first), what="the first one running")
         second = await side.dispatch("gated", priority=5)
@@ -473,6 +481,7 @@ async def test_cancel_notice_ends_running_and_waiting_tries(
         ended.append("plain")
 
     async with make_worker(waits, waits_plain, concurrency=2) as worker:
+        await all_lanes_asked(worker)
         tries = [await side.dispatch(name) for name in ("waits", "waits_plain")]
         await eventually(lambda: worker._pool.running_count == 2)
         queued = await side.dispatch("waits", priority=5)

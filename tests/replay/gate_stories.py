@@ -7,11 +7,14 @@ from typing import Any, Final
 from tests.unit.core.scenario import (
     Scenario,
     asked,
+    blocked,
     cancel,
     cancelled,
     completed,
     enqueued,
     fail,
+    fail_for_good,
+    failed,
     given_back,
     granted,
     held_by_circuit,
@@ -19,14 +22,17 @@ from tests.unit.core.scenario import (
     in_turn,
     left_circuit,
     left_rate,
+    reset,
     retry,
     succeed,
     task_completed,
     through_circuit,
     wake,
+    wish,
 )
 from tests.unit.core.templates import EVERY_SECOND, step
 
+from stepweave_orchestrator.core.operator_commands import RetryTask
 from stepweave_schemas.template import TaskTemplate
 
 from .stories import Stories, begun, recorder
@@ -90,3 +96,18 @@ def _rate(made: TaskTemplate) -> Scenario:
     scenario.later(1_000).when(wake()).then(held_by_rate("a", 2, per_second=10.0), held_by_rate("b", 2))
     scenario.later(5).when(scenario.admit("a")).then(in_turn("a"), enqueued("a", 2))
     return scenario.later(5).when(cancel()).then(left_rate("b"), cancelled("a"))
+
+
+@recorded(
+    "slot_of_a_blocked_task",
+    "a blocked task gives its slot back, and asks for one again before it is tried again",
+    step("a", retry=EVERY_SECOND),
+    concurrency={"limit": 1},
+)
+def _slot_of_a_blocked_task(made: TaskTemplate) -> Scenario:
+    scenario = begun(made, asked(group="task:scenario", value="null", limit=1))
+    scenario.later(5).when(scenario.admit()).then(granted(), enqueued("a"))
+    scenario.later(5).when(fail_for_good("a")).then(failed("a"), given_back(), blocked("a"))
+    scenario.later(1_000).when(wish(RetryTask)).then(reset("a"), asked())
+    scenario.later(5).when(scenario.admit()).then(granted(), enqueued("a", 2))
+    return scenario.later(5).when(succeed("a")).then(completed("a", 2), given_back(), task_completed())

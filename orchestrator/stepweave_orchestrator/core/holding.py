@@ -91,8 +91,8 @@ def held_before(
     namespace = plan.ref.namespace
     after = -1 if passed is None else _ORDER.index(passed)
     if after < 0 and spec.concurrency is not None:
-        group = spec.concurrency.key or f"{plan.ref.name}.{spec.name}"
-        return _requested(state, spec.concurrency, group, name, uuid, attempt, moment)
+        own = f"{plan.ref.name}.{spec.name}"
+        return _requested(state, spec.concurrency, "", own, name, uuid, attempt, moment)
     if after < 1 and spec.circuit_breaker is not None:
         service = service_of(spec)
         if circuit_key(namespace, service) in moment.open_circuits:
@@ -121,24 +121,31 @@ def task_held(state: TaskState, moment: Moment) -> events.ConcurrencyRequested |
     plan = state.the_plan
     if plan.concurrency is None:
         return None
-    group = plan.concurrency.key or plan.ref.name
-    return _requested(state, plan.concurrency, f"task:{group}", "", state.task_id, 1, moment)
+    return _requested(state, plan.concurrency, "task:", plan.ref.name, "", state.task_id, 1, moment)
+
+
+def lacks_slot(state: TaskState) -> bool:
+    """Whether a task that is under way has no slot, though its template limits how many run: it was blocked."""
+    return state.the_plan.concurrency is not None and not state.passes and state.hold is None
 
 
 def _requested(
     state: TaskState,
     concurrency: ConcurrencySpec,
-    group: str,
+    prefix: str,
+    own: str,
     name: str,
     uuid: str,
     attempt: int,
     moment: Moment,
 ) -> events.ConcurrencyRequested:
-    value = "null"
+    """The question for a slot of the key's value, or of one's own where there is no key."""
+    key, value = own, "null"
     if concurrency.key is not None:
-        found = _in_context(msgspec.json.decode(state.context), concurrency.key.split("."))
+        key, found = _in_context(msgspec.json.decode(state.context), concurrency.key)
         if found is not MISSING:
             value = msgspec.json.encode(found, order="deterministic").decode()[:VALUE_CHARS_MAX]
+    group = prefix + key
     return events.ConcurrencyRequested(
         step_name=name,
         step_uuid=uuid,
@@ -151,10 +158,15 @@ def _requested(
     )
 
 
-def _in_context(context: Any, path: list[str]) -> Any:
-    """The value at a path; `context.` before it may be left out."""
-    found = follow(context, tuple(path))
-    return follow(context, tuple(path[1:])) if found is MISSING and path[0] == "context" else found
+def _in_context(context: Any, key: str) -> tuple[str, Any]:
+    """A path, without a `context.` before it that says no more than that it is one; and the value there."""
+    found = follow(context, tuple(key.split(".")))
+    rest = key.removeprefix("context.")
+    return (
+        (key, found)
+        if rest == key or found is not MISSING
+        else (rest, follow(context, tuple(rest.split("."))))
+    )
 
 
 def _token(gate: GateKind, uuid: str, attempt: int, moment: Moment) -> str:
@@ -204,6 +216,9 @@ def with_releases(state: TaskState, happened: list[events.Event]) -> list[events
             told += kept.all_given_back()
             told.append(event)
             continue
+        if isinstance(event, events.TaskBlocked):
+            # Nothing of it runs until somebody acts, and that may be never.
+            told += kept.task_given_back()
         if isinstance(event, events.TaskStale) and event.action == "fail":
             # All steps end here; the task itself may still be undone.
             told += kept.steps_given_back()
@@ -294,12 +309,13 @@ class _Kept:
 
     def all_given_back(self) -> list[events.Event]:
         """What gives back all that the task and its steps have, and wait for."""
+        return [*self.steps_given_back(), *self.task_given_back()]
+
+    def task_given_back(self) -> list[events.Event]:
+        """What gives back the slot that the task itself has, or waits for."""
         state = self._state
-        told = self.steps_given_back()
-        if state.hold is not None:
-            told.append(_release("", state.task_id, state.hold, ""))
-        told += [_release("", state.task_id, one, "") for one in state.passes]
-        return told
+        held = state.passes if state.hold is None else (state.hold, *state.passes)
+        return [_release("", state.task_id, one, "") for one in held]
 
 
 def _outcome(event: events.StepEvent) -> str:

@@ -19,7 +19,7 @@ from .beginning import begin
 from .children import cancel_requests
 from .commands import Moment
 from .domain_events import SUCCESS, misfits_text
-from .holding import lines_left
+from .holding import lacks_slot, lines_left
 from .operator_commands import (
     CompleteStep,
     GiveUpTask,
@@ -82,7 +82,7 @@ def _resume(state: TaskState, command: ResumeTask, moment: Moment) -> Decision:
         return [resumed, *begin(state, moment)]
     turn = Turn(state, moment)
     turn.happened.append(resumed)
-    turn.held = False
+    turn.needs_slot = turn.held = lacks_slot(state)
     turn.phase = "steps_in_process"
     for number, step in enumerate(state.steps):
         if step.status == "waiting_for_retry" and (step.due_at_ms or 0) <= moment.now_ms:
@@ -140,6 +140,7 @@ def _turn(state: TaskState, moment: Moment) -> Turn:
     turn.held = state.phase in ("paused", "pending") or state.hold is not None
     if state.phase == "blocked_by_failures":
         turn.phase = "steps_in_process"
+        turn.needs_slot = turn.held = lacks_slot(state)
     return turn
 
 

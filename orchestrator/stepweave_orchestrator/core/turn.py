@@ -22,7 +22,7 @@ from .branches import Growth
 from .children import child_context, child_task_id
 from .commands import Moment
 from .domain_events import PERMANENT, RETRYABLE, SUCCESS, domain_events, failure_payload, misfits_text
-from .holding import held_before
+from .holding import held_before, task_held
 from .plan import StepSpec, worker_name
 from .state import ACTIVE, MET, NOT_RUNNING, SUSPENDED, BatchState, Pass, StepStatus, TaskState
 from .tries import NAMED_STEPS_MAX, Failed, enqueued, lease_token
@@ -61,6 +61,8 @@ class Turn:
         self.happened: list[events.Event] = []
         #: Nothing begins, and failures have no consequences for the task (yet).
         self.held = state.phase == "paused"
+        #: What was blocked has given its slot back: where something can begin, it asks for one again first.
+        self.needs_slot = False
         #: An operator's doing may set a blocked task going again.
         self.phase = state.phase
         self.stepped_in = state.stepped_in
@@ -635,6 +637,11 @@ class Turn:
 
     def finish(self) -> list[events.Event]:
         """Begin what has become ready, end or block the task where nothing can go on; returns all events."""
+        if self.needs_slot:
+            asked = task_held(self.state, self.moment) if self._something_is_ready() else None
+            if asked is not None:
+                return [*self.happened, asked]
+            self.held = False
         while self._touched and not self.held:
             ready = sorted(slot for slot in self._touched if self._is_met(slot))
             self._touched.clear()
@@ -655,6 +662,17 @@ class Turn:
         elif self._done == self._existing:
             self.happened.append(task_completed(self.state, self._done, self.moment))
         return self.happened
+
+    def _something_is_ready(self) -> bool:
+        """Whether a step could begin, wherever it stands; looks at all of the plan."""
+        return any(
+            self.is_ready(slot) and (self.status_of(slot) == "pending" or self._has_more(self.batch(slot)))
+            for slot in range(len(self.plan.steps))
+        )
+
+    @staticmethod
+    def _has_more(batch: BatchState) -> bool:
+        return bool(batch.again) or (batch.begun < batch.count and not batch.stopped)
 
     def _stuck(self, failed: list[int]) -> None:
         """Nothing can go on: the task is undone, ends in error or waits for an operator, as its template says."""

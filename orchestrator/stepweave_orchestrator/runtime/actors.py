@@ -58,6 +58,7 @@ class StreamActor:
         "namespace",
         "saved_wake_ms",
         "shard",
+        "snapshot_bytes",
         "state",
         "stream_id",
         "uncommitted",
@@ -74,6 +75,8 @@ class StreamActor:
         self.uncommitted = 0
         self.weight = 1
         self.events_since_snapshot = 0
+        #: The size of the last snapshot that was written here.
+        self.snapshot_bytes = 0
         #: Known once the first event is applied.
         self.namespace = self.event_prefix = ""
         if state.version:

@@ -41,7 +41,7 @@ from stepweave_schemas.schedule_orders import ScheduleOrder, StartScheduled
 from stepweave_schemas.template.value_checks import violations_text
 
 from .actors import Actor, TaskActor
-from .gate_orders import FULL_SECONDS, GateFull, GateOrders, NotCarriedOut
+from .gate_orders import GateFull, GateOrders, NotCarriedOut, full_pause_seconds
 from .loading import Unloadable
 from .metrics import Metrics
 from .orders import Order, outcome_order
@@ -96,11 +96,12 @@ class ChildOrders:
         #: Bounded by what the consumer has pulled and not acknowledged.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(self, shard: int, message: Msg) -> None:
+    def take(self, shard: int, message: Msg) -> asyncio.Task[None]:
         """Carry out one message, and acknowledge it afterwards."""
         task = asyncio.ensure_future(self._carry_out(shard, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Give up what is under way; it comes again to the next owner."""
@@ -137,7 +138,7 @@ class ChildOrders:
             reply = nak(MOVED_SECONDS)
         except GateFull as full:
             log.warning("an order to a gate is carried out later", subject=message.subject, why=str(full))
-            reply = nak(FULL_SECONDS)
+            reply = nak(full_pause_seconds(message.metadata.num_delivered))
         except _Later as later:
             reply = nak(later.seconds)
         except (MessagingError, EventStoreError, Unloadable, NotCarriedOut, TimeoutError) as error:

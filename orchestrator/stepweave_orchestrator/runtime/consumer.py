@@ -1,7 +1,11 @@
-"""What workers say, from the CMD stream to the actors: checked where it enters, acknowledged after the commit."""
+"""What workers say, from the CMD stream to the actors: checked where it enters, acknowledged after the commit.
+
+Questions to gates have a consumer of their own: many of them may have to wait, and hold up nothing else.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import structlog
@@ -25,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 #: Messages asked for at a time.
 PULL_BATCH_MAX = 256
+#: Questions to the gates of one shard that are being carried out.
+QUESTIONS_UNDER_WAY_MAX = 1_000
 #: When a message comes again whose shard has moved, or whose task cannot be rebuilt by this version.
 MOVED_SECONDS = 0.1
 UNLOADABLE_SECONDS = 30.0
@@ -51,7 +57,7 @@ class _Delivery:
 
 
 class CommandConsumer:
-    """Pulls the results for one shard and turns them into commands."""
+    """Pulls the results, orders and questions for one shard and turns them into commands."""
 
     def __init__(
         self,
@@ -75,18 +81,37 @@ class CommandConsumer:
             batch=PULL_BATCH_MAX,
             on_messages=self._on_messages,
         )
+        self._questions_count = 0
+        self._questions = PullLoop(
+            connection,
+            subjects.CMD_STREAM,
+            subjects.question_consumer(shard),
+            batch=PULL_BATCH_MAX,
+            on_messages=self._on_questions,
+            demand=lambda: QUESTIONS_UNDER_WAY_MAX - self._questions_count,
+        )
 
     async def start(self) -> None:
         """Begin to pull."""
         await self._pull.start()
+        await self._questions.start()
 
     async def stop(self) -> None:
         """Pull no more."""
-        await self._pull.stop()
+        await asyncio.gather(self._pull.stop(), self._questions.stop())
 
     def _on_messages(self, messages: list[Msg]) -> None:
         for message in messages:
             self._take(message)
+
+    def _on_questions(self, messages: list[Msg]) -> None:
+        for message in messages:
+            self._questions_count += 1
+            self._children.take(self._shard, message).add_done_callback(self._on_question_done)
+
+    def _on_question_done(self, _task: asyncio.Task[None]) -> None:
+        self._questions_count -= 1
+        self._questions.nudge()
 
     def _take(self, message: Msg) -> None:
         if message.subject.startswith(subjects.COMMAND_PREFIX):

@@ -33,9 +33,9 @@ from .work import Done, Ending, Performing, Query, Work
 
 log = structlog.get_logger(__name__)
 
-#: When somebody asks again before whom too many wait.
+#: When somebody asks again before whom too many wait: at first, and at most, since it doubles each time.
 FULL_SECONDS: Final = 5.0
-
+FULL_SECONDS_MAX: Final = 60.0
 
 #: Why a task does not take what a gate has for it: it waits no longer.
 _GONE: Final = frozenset({"STALE", "NOT_FOUND"})
@@ -74,6 +74,11 @@ def told(order: AnyGateOrder) -> tuple[Command | StreamCommand, str, StreamKind 
         else:
             command, seed = circuit.Report(order), CIRCUIT
     return command, f"{type(command).__name__.lower()}:{by}", seed
+
+
+def full_pause_seconds(delivered_count: int) -> float:
+    """After how long a question comes again that finds a full gate for this many times."""
+    return float(min(FULL_SECONDS * (1 << min(delivered_count - 1, 10)), FULL_SECONDS_MAX))
 
 
 class GateOrders:

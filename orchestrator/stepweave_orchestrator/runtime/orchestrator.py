@@ -433,7 +433,7 @@ class Orchestrator:
             for number in list(self.owner.shards):
                 stamps = await self.streams.ensure_feeds()
                 known = await self.store.feed_incarnations(number)
-                await self.streams.ensure_command_consumer(number)
+                await self.streams.ensure_command_consumers(number)
                 for stream in known:
                     if stream not in stamps:
                         namespace = subjects.untoken(stream.removeprefix("DISP_"))

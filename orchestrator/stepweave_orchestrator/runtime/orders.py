@@ -19,7 +19,7 @@ from stepweave_schemas import events, subjects
 from stepweave_schemas.child import TaskOrder
 from stepweave_schemas.codec import encode
 from stepweave_schemas.dispatch import DISPATCH_BYTES_MAX
-from stepweave_schemas.gate import AnyGateOrder
+from stepweave_schemas.gate import AnyGateOrder, AnyJoin
 from stepweave_schemas.result import Outcome
 from stepweave_schemas.schedule_orders import ScheduleNotice
 
@@ -81,7 +81,7 @@ def order_of(actor: TaskActor, event: events.Event, shard_of: Callable[[str], in
         return None if start is None else task_order(start, f"c{event.lease_token}", shard_of)
     if isinstance(event, _HELD):
         join = join_order(actor.state, event)
-        return None if join is None else gate_order(join, f"j{event.token}", shard_of)
+        return None if join is None else question_order(join, shard_of)
     if isinstance(event, _LEFT):
         return gate_order(leave_order(event), f"l{event.token}", shard_of)
     if isinstance(event, events.StepRetryScheduled | events.StepFailed):
@@ -139,6 +139,13 @@ def gate_order(order: AnyGateOrder, message_id: str, shard_of: Callable[[str], i
     return Order(subject, message_id, encode(order), gate=order, shard=shard)
 
 
+def question_order(join: AnyJoin, shard_of: Callable[[str], int]) -> Order:
+    """The question of whoever waits to the gate before it."""
+    shard = shard_of(join.task_id)
+    subject = subjects.question(shard, join.task_id)
+    return Order(subject, f"j{join.token}", encode(join), gate=join, shard=shard)
+
+
 def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]:
     """The questions to gates that a task waits for, from its state."""
     state = actor.state
@@ -146,7 +153,7 @@ def held_orders(actor: TaskActor, shard_of: Callable[[str], int]) -> list[Order]
         return []
     holds = [(state.name_of(number), step.hold) for number, step in enumerate(state.steps)]
     return [
-        gate_order(join_of(state, name, hold), f"j{hold.token}", shard_of)
+        question_order(join_of(state, name, hold), shard_of)
         for name, hold in [("", state.hold), *holds]
         if hold is not None
     ]

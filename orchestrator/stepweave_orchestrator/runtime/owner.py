@@ -79,8 +79,10 @@ _WRONG_SHARD = Rejection("NOT_FOUND", "the task belongs to another shard")
 _NO_SUCH_TASK = Rejection("NOT_FOUND", "there is no such task")
 #: What a task may be asked; other commands are for other kinds of streams.
 _TASK_COMMANDS = frozenset(get_args(Command))
-#: A stream of the system's own gets a snapshot after so many events.
+#: A stream of the system's own gets a snapshot after so many events; after more where a snapshot is large, so that
+#: each event pays for so much of one at most.
 STREAM_SNAPSHOT_EVENTS = 5_000
+STREAM_SNAPSHOT_BYTES_PER_EVENT = 1_000
 #: A wake-up that could not be decided comes again after so long.
 FAULTY_WAKE_MS = 60_000
 #: Ids loaded in one go.
@@ -719,14 +721,15 @@ class OwnerLoop:
 
     def _snapshot_long_stream(self, stream_id: str, actor: StreamActor) -> None:
         """Some streams of the system's own are always in memory and never end: their replay is to stay short."""
-        if actor.events_since_snapshot >= STREAM_SNAPSHOT_EVENTS:
+        wanted_events = max(STREAM_SNAPSHOT_EVENTS, actor.snapshot_bytes // STREAM_SNAPSHOT_BYTES_PER_EVENT)
+        if actor.events_since_snapshot >= wanted_events:
             self._snapshot_stream(stream_id, actor)
 
     def _snapshot_stream(self, stream_id: str, actor: StreamActor) -> None:
         actor.events_since_snapshot = 0
-        snapshot = Snapshot(
-            stream_id, actor.state.version, actor.kind.snapshot_format, encode_state(actor.state)
-        )
+        data = encode_state(actor.state)
+        actor.snapshot_bytes = len(data)
+        snapshot = Snapshot(stream_id, actor.state.version, actor.kind.snapshot_format, data)
         self._spawn(self._save_snapshot(snapshot))
 
     async def _save_snapshot(self, snapshot: Snapshot) -> None:

@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signals_kept_max: int = DEFAULT_LIMITS.signals_kept_max
     signals_kept_bytes_max: int = DEFAULT_LIMITS.signals_kept_bytes_max
     #: How many steps of a namespace may begin each second, over all orchestrators, which must agree on it; JSON, such
-    #: as `{"payments": 50}`. The burst is one second's worth.
+    #: as `{"payments": 50}`. In no second begin more; a tenth of them may begin at once.
     rates_by_namespace: dict[str, float] = {}
     #: A step whose handler no live worker serves is named after so long.
     handler_missing_seconds: float = DEFAULT_LIMITS.handler_missing_ms / 1000

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 #: JetStream forgets message ids after this; a repeat within it is dropped by the server.
 DUPLICATE_WINDOW_SECONDS: Final = 120
 REQUEST_TIMEOUT_SECONDS: Final = 5.0
+#: Questions to the gates of one shard that are given out or put off: more than can wait before a namespace's gates.
+QUESTIONS_PUT_OFF_MAX: Final = 1_000_000
 #: Dispatches given out and not acknowledged, for one queue and class.
 DISPATCHES_IN_FLIGHT_MAX: Final = 50_000
 WORKER_PRESENCE_SECONDS: Final = 30
@@ -79,7 +81,7 @@ class Streams:
                 subjects=[
                     subject
                     for shard in range(self._shard_count)
-                    for subject in subjects.command_filters(shard)
+                    for subject in (*subjects.command_filters(shard), subjects.question_filter(shard))
                 ],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
@@ -105,33 +107,46 @@ class Streams:
         await self._ensure_workers_bucket()
         return stamps
 
-    async def renew_command_consumer(self, shard: int) -> None:
-        """Make the durable consumer of a shard anew for its new owner.
+    async def renew_command_consumers(self, shard: int) -> None:
+        """Make the durable consumers of a shard anew for its new owner.
 
         What the last owner had pulled and not acknowledged is delivered at once, instead of after its ack wait.
         """
         manager = self._connection.client.jsm(timeout=REQUEST_TIMEOUT_SECONDS)
-        try:
-            await manager.delete_consumer(subjects.CMD_STREAM, subjects.command_consumer(shard))
-        except NotFoundError:
-            pass
-        except (nats.errors.Error, APIError, TimeoutError) as error:
-            raise StreamsUnavailable(f"consumer of shard {shard}: {error}") from error
-        await self.ensure_command_consumer(shard)
+        for consumer in (subjects.command_consumer(shard), subjects.question_consumer(shard)):
+            try:
+                await manager.delete_consumer(subjects.CMD_STREAM, consumer)
+            except NotFoundError:
+                pass
+            except (nats.errors.Error, APIError, TimeoutError) as error:
+                raise StreamsUnavailable(f"consumer {consumer}: {error}") from error
+        await self.ensure_command_consumers(shard)
 
-    async def ensure_command_consumer(self, shard: int) -> None:
-        """Make the durable consumer from which the shard's owner pulls."""
-        await self._ensure_consumer(
-            subjects.CMD_STREAM,
-            ConsumerConfig(
-                durable_name=subjects.command_consumer(shard),
-                filter_subjects=subjects.command_filters(shard),
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=30.0,
-                max_ack_pending=self._settings.commands_in_flight_max,
-                max_waiting=64,
+    async def ensure_command_consumers(self, shard: int) -> None:
+        """Make the durable consumers from which the shard's owner pulls: questions to its gates have one of their own.
+
+        Those before a full gate are put off, and count as not acknowledged meanwhile. With the commands, they would
+        keep those from coming in that make room.
+        """
+        for consumer, filters, in_flight_max in (
+            (
+                subjects.command_consumer(shard),
+                subjects.command_filters(shard),
+                self._settings.commands_in_flight_max,
             ),
-        )
+            (subjects.question_consumer(shard), [subjects.question_filter(shard)], QUESTIONS_PUT_OFF_MAX),
+        ):
+            await self._ensure_consumer(
+                subjects.CMD_STREAM,
+                ConsumerConfig(
+                    durable_name=consumer,
+                    filter_subjects=filters,
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=30.0,
+                    max_ack_pending=in_flight_max,
+                    max_waiting=64,
+                ),
+            )
 
     async def ensure_queue(self, namespace: str, queue: str) -> None:
         """Make the dispatch stream of a namespace and the consumers of one queue.

@@ -80,7 +80,7 @@ class TakeOver:
         """
         number = shard.number
         stamps = await self._streams.ensure_feeds()
-        await self._streams.renew_command_consumer(number)
+        await self._streams.renew_command_consumers(number)
         known = await self._store.feed_incarnations(number)
         for stream in [name for name in known if name not in stamps]:
             namespace = subjects.untoken(stream.removeprefix("DISP_"))

@@ -118,6 +118,8 @@ class Scene:
         self.store = store
         self.orchestrator: Forked
         self.tasks: list[str] = []
+        #: Settings of all orchestrators from now on.
+        self.settings: dict[str, str] = {}
         self._orchestrators = 0
 
     async def set_up(self) -> None:
@@ -137,6 +139,7 @@ class Scene:
             "orchestrator_process.py",
             STEPWEAVE_OWNER=f"owner-{self._orchestrators}",
             STEPWEAVE_LEASE_MS="10000",
+            **self.settings,
         )
 
     async def bury(self, number: int | None = None) -> None:

@@ -1,9 +1,10 @@
-"""Slots and circuits, and a SIGKILL of whoever has them in hand: no limit is exceeded, nobody is forgotten."""
+"""Slots, circuits and rates, and a SIGKILL of whoever has them in hand: no limit is exceeded, nobody is forgotten."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import msgspec
 import pytest
 
 from stepweave_eventstore.postgres import PostgresEventStore
-from stepweave_schemas.gate import circuit_id, slots_id
+from stepweave_eventstore.store import EventRecord
+from stepweave_schemas.gate import circuit_id, rate_id, slots_id
 
 from .conftest import Stack, until
 from .dynamic_scene import Scene, shard
@@ -21,6 +23,9 @@ TASKS = 5
 BANK = circuit_id("faults", "bank")
 #: Longer than it takes to kill and to start.
 OPEN_SECONDS = 2.0
+#: Steps a second, and tasks that want to begin at once.
+RATE = 5
+PACED = 10
 
 
 @pytest.fixture
@@ -211,3 +216,43 @@ async def test_a_circuit_outlives_its_owner_and_all_know_of_it(scene: Scene) -> 
     ]
     assert len(probes) <= types["breaker.half_opened"]
     await scene.check()
+
+
+# -- rates -----------------------------------------------------------------------------------------
+
+
+async def test_a_rate_outlives_its_owner(scene: Scene) -> None:
+    """It is killed while some wait, and again in the commit that lets one through, which nobody has heard of then."""
+    await scene.orchestrator.kill()
+    await scene.bury()
+    scene.settings["STEPWEAVE_RATES_BY_NAMESPACE"] = json.dumps({"faults": RATE})
+    await scene.new_orchestrator()
+    await scene.worker()
+    await scene.stack.client.register_template(_template("paced", {"name": "only", "handler": "counted"}))
+    tasks = [await scene.begin("paced") for _ in range(PACED)]
+    gate = rate_id("faults")
+    await scene.waits_for(gate, "throttle.queued", 2)
+    await scene.orchestrator.kill()
+    await scene.bury()
+    await scene.new_orchestrator()
+
+    async def passed() -> list[EventRecord]:
+        return [record for record in await scene.history(gate) if record.type == "throttle.passed"]
+
+    known = len(await passed())
+    # It may die before it could say that it is armed: turns come by themselves.
+    (scene.stack.folder / "crash").write_text("after_append:1")
+    scene.orchestrator.signal(signal.SIGUSR1)
+    assert await scene.orchestrator.dead() == -signal.SIGKILL
+    await scene.bury()
+    await scene.new_orchestrator()
+    for task_id in tasks:
+        await scene.ended(task_id)
+    records = await passed()
+    tokens = [msgspec.json.decode(record.data)["token"] for record in records]
+    assert len(set(tokens)) == len(tokens) == PACED > known
+    begun_ms = [record.recorded_at_ms for record in records]
+    for early_ms, late_ms in zip(begun_ms, begun_ms[RATE:], strict=False):
+        assert late_ms - early_ms >= 1_000
+    await scene.check()
+    scene.each_try_once()

@@ -98,6 +98,7 @@ def test_failures_that_lie_further_apart_do_not() -> None:
     for number in range(20):
         gate.when(report(number, at_ms=5_000 * number))
         assert gate.state.status == "closed"
+    assert list(gate.state.failures) == ["uuid-18:1", "uuid-19:1"], "what has left the window is forgotten"
     # The window does not hold the one that is exactly as old as it is long.
     gate.when(report(20, at_ms=5_000 * 19 + 1)).then("breaker.failure_counted", "breaker.opened")
 
@@ -123,6 +124,10 @@ def test_a_failure_that_is_reported_twice_counts_once() -> None:
 
 
 def test_each_template_says_how_much_is_too_much() -> None:
+    gate = GateActor(CIRCUIT)
+    gate.when(report(0, failure_threshold=2, window_seconds=60))
+    gate.when(report(1, at_ms=30_000, failure_threshold=2, window_seconds=10))
+    assert len(gate.state.failures) == 2 and gate.state.status == "closed", "the longest window counts"
     gate = GateActor(CIRCUIT)
     gate.when(report(1, failure_threshold=1, open_seconds=0.5, half_open_max=7))
     opened = gate.last(BreakerOpened)

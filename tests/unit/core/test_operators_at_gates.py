@@ -9,6 +9,7 @@ from stepweave_orchestrator.core.operator_commands import (
     ResolveStep,
     ResolveTask,
     ResumeTask,
+    RetryTask,
     SkipStep,
 )
 
@@ -18,6 +19,7 @@ from .scenario import (
     asked,
     batch_completed,
     batch_created,
+    blocked,
     checkpointed,
     completed,
     create,
@@ -25,12 +27,15 @@ from .scenario import (
     cut,
     enqueued,
     entered,
+    fail_for_good,
+    failed,
     given,
     given_back,
     granted,
     paused,
     release,
     released,
+    reset,
     resolved,
     resumed,
     save,
@@ -136,6 +141,72 @@ def test_a_step_that_is_settled_while_its_task_waits_for_a_slot_begins_nothing()
     scenario = entered(one_at_a_time(), asked()).when(wish(ResolveStep, "a")).then(resolved("a", 0))
     scenario.when(scenario.admit()).then(granted(), enqueued("b"))
     scenario.when(succeed("b")).then(completed("b"), given_back(), task_completed())
+
+
+def blocked_without_slot() -> Scenario:
+    """A task of three steps in a line that is blocked at the first one; its slot is somebody else's."""
+    scenario = entered(compiled("a", "b: a", "c: b", concurrency=SLOTS), asked())
+    scenario.when(scenario.admit()).then(granted(), enqueued("a"))
+    return scenario.when(fail_for_good("a")).then(
+        failed("a"), given_back(), blocked("a", unreachable_steps_count=2)
+    )
+
+
+def test_a_blocked_task_asks_for_a_slot_before_it_is_tried_again() -> None:
+    scenario = blocked_without_slot().when(wish(RetryTask)).then(reset("a"), asked())
+    assert scenario.status == "waiting_for_dependencies"
+    scenario.when(scenario.admit()).then(granted(), enqueued("a", 2))
+    scenario.run(succeed("a"), succeed("b"))
+    scenario.when(succeed("c")).then(completed("c"), given_back(), task_completed())
+
+
+def test_a_blocked_task_that_is_settled_asks_for_a_slot_where_something_begins() -> None:
+    scenario = blocked_without_slot().when(wish(ResolveStep, "a")).then(resolved("a"), asked())
+    scenario.when(scenario.admit()).then(granted(), enqueued("b"))
+    # While it waits, more may be settled.
+    scenario = blocked_without_slot().when(wish(ResolveStep, "a")).then(resolved("a"), asked())
+    scenario.when(wish(ResolveStep, "b")).then(resolved("b", 0))
+    scenario.when(scenario.admit()).then(granted(), enqueued("c"))
+
+
+def test_a_blocked_task_that_is_done_by_hand_needs_no_slot() -> None:
+    scenario = entered(compiled("a", concurrency=SLOTS), asked())
+    scenario.when(scenario.admit()).then(granted(), enqueued("a"))
+    scenario.when(fail_for_good("a")).then(failed("a"), given_back(), blocked("a"))
+    scenario.when(wish(ResolveStep, "a")).then(resolved("a"), task_completed())
+
+
+def test_a_blocked_task_in_which_nothing_can_begin_stays_blocked() -> None:
+    scenario = entered(compiled("a", "b", concurrency=SLOTS), asked())
+    scenario.run(scenario.admit(), fail_for_good("a"))
+    scenario.when(fail_for_good("b")).then(failed("b"), given_back(), blocked("a", "b"))
+    scenario.when(wish(ResolveStep, "a")).then(resolved("a"), blocked("b"))
+
+
+def test_a_blocked_task_that_was_paused_asks_when_it_is_resumed() -> None:
+    scenario = blocked_without_slot().when(wish(PauseTask)).then(paused())
+    scenario.when(wish(RetryTask)).then(reset("a"))
+    scenario.when(wish(ResumeTask)).then(resumed(), asked())
+    scenario.when(wish(PauseTask)).then(paused(), given_back()).when(wish(ResumeTask)).then(
+        resumed(), asked()
+    )
+    scenario.when(scenario.admit()).then(granted(), enqueued("a", 2))
+    # Nothing was changed meanwhile.
+    scenario = blocked_without_slot().when(wish(PauseTask)).then(paused())
+    scenario.when(wish(ResumeTask)).then(resumed(), blocked("a", unreachable_steps_count=2))
+
+
+def test_batches_of_a_blocked_task_wait_for_its_slot() -> None:
+    plan = compiled(
+        step("cut", type="batchable", batch_config={"parallelism": 1}),
+        step("w: cut", type="batch_worker"),
+        concurrency=SLOTS,
+    )
+    scenario = entered(plan, asked())
+    scenario.run(scenario.admit(), cut("cut", 1, 2), fail_for_good("w_001"), succeed("w_002"))
+    assert scenario.status == "blocked_by_failures" and not scenario.state.passes
+    scenario.when(wish(ResetStep, "w_001")).then(reset("w_001"), asked())
+    scenario.when(scenario.admit()).then(granted(), enqueued("w_001", 2))
 
 
 def test_batches_that_wait_for_slots_are_paused_and_go_on_in_their_order() -> None:

@@ -218,6 +218,7 @@ EVENTS: Final[list[events.Event]] = [
         error_type="timeout",
         error_message="no answer",
         failed_at_ms=1,
+        window_ms=60_000,
     ),
     events.BreakerOpened(
         cause="threshold",

@@ -89,6 +89,12 @@ def test_the_streams_hold_the_subjects_that_are_published_to() -> None:
     assert any(held(pattern, result) for pattern in subjects.command_filters(3))
     assert not any(held(pattern, result) for pattern in subjects.command_filters(4))
     assert any(held(pattern, subjects.command(3, TASK_ID)) for pattern in subjects.command_filters(3))
+    question = subjects.question(3, TASK_ID)
+    assert any(held(pattern, question) for pattern in subjects.CMD_STREAM_SUBJECTS)
+    assert held(subjects.question_filter(3), question)
+    # Each message of a work queue has one reader.
+    assert not any(held(pattern, question) for pattern in subjects.command_filters(3))
+    assert not held(subjects.question_filter(3), subjects.command(3, TASK_ID))
     assert any(held(pattern, subjects.log(3)) for pattern in subjects.LOG_STREAM_SUBJECTS)
     event = subjects.event("billing", "invoice", TASK_ID, "task.created")
     assert any(held(pattern, event) for pattern in subjects.EVT_STREAM_SUBJECTS)

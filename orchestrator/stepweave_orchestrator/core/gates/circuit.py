@@ -45,8 +45,10 @@ class CircuitState(msgspec.Struct, kw_only=True):
     namespace: str = ""
     service: str = ""
     status: CircuitStatus = "closed"
-    #: Moments of the last failures by try (`<step uuid>:<attempt>`), the oldest first.
+    #: Moments of the failures in the window by try (`<step uuid>:<attempt>`), in the order of their reports.
     failures: dict[str, int] = {}
+    #: The longest window that a template has.
+    window_ms: int = 0
     last_error: str = ""
     open_until_ms: int = 0
     open_ms: int = 0
@@ -134,6 +136,7 @@ def _report(state: CircuitState, order: ReportFailure, moment: Moment) -> list[e
     if state.status != "closed" or f"{order.step_uuid}:{order.attempt}" in state.failures:
         return []
     breaker = order.breaker
+    window_ms = round(breaker.window_seconds * 1_000)
     happened = _watched(state, order.namespace, order.service)
     happened.append(
         events.BreakerFailureCounted(
@@ -144,11 +147,12 @@ def _report(state: CircuitState, order: ReportFailure, moment: Moment) -> list[e
             error_type=order.error_type,
             error_message=order.error_message,
             failed_at_ms=order.failed_at_ms,
+            window_ms=window_ms,
         )
     )
     # Reports do not come in the order of the failures: the window is the one that ends with the latest.
     failed_at_ms = (order.failed_at_ms, *state.failures.values())
-    since_ms = max(failed_at_ms) - round(breaker.window_seconds * 1_000)
+    since_ms = max(failed_at_ms) - window_ms
     count = sum(since_ms < at_ms for at_ms in failed_at_ms)
     if count >= breaker.failure_threshold:
         open_ms = round(breaker.open_seconds * 1_000)
@@ -256,8 +260,14 @@ def _applied_watched(state: CircuitState, event: events.BreakerWatched, at_ms: i
 
 
 def _applied_failure(state: CircuitState, event: events.BreakerFailureCounted, at_ms: int) -> None:
-    state.failures[f"{event.step_uuid}:{event.attempt}"] = event.failed_at_ms
+    failures = state.failures
+    failures[f"{event.step_uuid}:{event.attempt}"] = event.failed_at_ms
     state.last_error = event.error_message
+    state.window_ms = max(state.window_ms, event.window_ms)
+    if state.window_ms:
+        since_ms = max(failures.values()) - state.window_ms
+        for token in [token for token, failed_at_ms in failures.items() if failed_at_ms <= since_ms]:
+            del failures[token]
     if len(state.failures) > FAILURES_MAX:
         del state.failures[next(iter(state.failures))]
 

@@ -9,8 +9,9 @@ import msgspec
 
 from stepweave_schemas.aging import rank_ms
 
-#: Most who may wait before one gate; beyond it they are asked to come again.
-WAITING_MAX: Final = 100_000
+#: Most who may wait before one gate; beyond it they are asked to come again. Where creates of a namespace are refused
+#: (`namespace_steps_max`), fewer wait before its gates.
+WAITING_MAX: Final = 300_000
 
 
 class Place(NamedTuple):

@@ -81,6 +81,8 @@ class PullLoop:
         self._backoff_seconds = 0.0
         self._backoff: asyncio.TimerHandle | None = None
         self._missing_logged = False
+        #: Of `ask`: set when its pull has ended.
+        self._answered: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self.received_count = 0
         self.pulls_count = 0
@@ -160,6 +162,44 @@ class PullLoop:
             reply=f"{self._inbox}.{self._pull}",
         )
 
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether `ask` could find something: a pull that stands, or a consumer that is missing, shows that it cannot."""
+        return (
+            not self._stopping
+            and self._outstanding == 0
+            and self._backoff is None
+            and self._connection.connected
+        )
+
+    async def ask(self, count: int, timeout_seconds: float) -> int:
+        """Ask once for what is there now; returns how many messages came, which are handed over as usual.
+
+        Not while another question is under way, and while `demand` is 0. Where no answer comes in time, it is taken
+        for none; messages that come later are handed over all the same.
+        """
+        if not self.may_be_asked:
+            return 0
+        self._pull += 1
+        self.pulls_count += 1
+        self._outstanding = count
+        now = self._loop.time()
+        self._newest_expiry = now + timeout_seconds
+        self._active_at = now
+        before = self.received_count
+        answered = self._answered = asyncio.Event()
+        self._connection.send(
+            self._subject, b'{"batch":%d,"no_wait":true}' % count, reply=f"{self._inbox}.{self._pull}"
+        )
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await answered.wait()
+        except TimeoutError:
+            self._restart()
+        finally:
+            self._answered = None
+        return self.received_count - before
+
     def hurry(self) -> None:
         """A missing consumer may be there now: look soon, and often for a while."""
         if self._backoff is not None:
@@ -170,6 +210,8 @@ class PullLoop:
     def _restart(self) -> None:
         """Count nothing as asked for any more, and pull."""
         self._outstanding = 0
+        if self._answered is not None:
+            self._answered.set()
         self._first_valid_pull = self._pull + 1
         if self._backoff is not None:
             self._backoff.cancel()
@@ -215,6 +257,8 @@ class PullLoop:
             self._on_messages(arrived)
         except Exception:
             log.exception("taking in messages failed", stream=self.stream, consumer=self.consumer)
+        if self._answered is not None and self._outstanding == 0:
+            self._answered.set()
         self.nudge()
 
     def _on_status(self, message: Msg) -> None:
@@ -232,6 +276,12 @@ class PullLoop:
         if pull < self._first_valid_pull:
             return
         self._outstanding = max(0, self._outstanding - _pending(headers, self._outstanding))
+        if self._answered is not None:
+            # What came before it in the same read of the socket is handed over first.
+            self._loop.call_soon(self._answered.set)
+            if status in ("404", "408"):
+                self._outstanding = 0
+                return
         if status in ("404", "408"):
             self._backoff_seconds = 0.0
             if self._missing_logged:

@@ -28,8 +28,11 @@ log = get_logger("stepweave.worker")
 
 #: How often running tries are looked at for `Started`.
 ANNOUNCE_TICK_SECONDS: Final = 0.05
-#: So long after a slot was freed the next ones are kept ready.
+#: So long after a slot was freed the next ones are kept ready, where tries are quick.
 READY_SECONDS: Final = 1.0
+#: A try is quick that takes less; the pool is while quick tries have prevailed among the last ones.
+QUICK_SECONDS: Final = 1.0
+_PACE_MAX: Final = 8
 #: How long a cancelled async handler may clean up before its try is reported without it.
 CLEANUP_SECONDS: Final = 2.0
 
@@ -75,6 +78,8 @@ class TryPool:
         self._running_of: Counter[str] = Counter()
         #: When a slot was freed last (loop time).
         self._freed_at = float("-inf")
+        #: Above 0 where quick tries prevail.
+        self._pace = 0
         #: In order of their start; a try leaves when its handler is over.
         self._running: dict[HeldTry, None] = {}
         self._unannounced: dict[HeldTry, None] = {}
@@ -115,6 +120,19 @@ class TryPool:
             return 0
         return max(0, self.capacity - self.running_count - self.waiting_count)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether slots are freed so often that asking for the next try each time would cost too much."""
+        return self._pace > 0
+
+    def running_of(self, namespace: str) -> int:
+        """How many tries of a namespace run."""
+        return self._running_of[namespace]
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether no slot was freed for so long."""
+        return self._loop.time() - self._freed_at >= seconds
+
     def wants_ready(self, namespace: str, priority: PriorityClass) -> bool:
         """Whether one of this kind is to be kept ready although every slot is taken.
 
@@ -123,6 +141,7 @@ class TryPool:
         """
         return (
             not self._closed
+            and self.is_quick
             and self._loop.time() - self._freed_at < READY_SECONDS
             and not self._for_loop.holds(namespace, priority)
             and not self._for_threads.holds(namespace, priority)
@@ -229,7 +248,10 @@ class TryPool:
         """The handler has ended, or (in a thread) nobody waits for it any more."""
         del self._running[held]
         self._running_of[held.dispatch.namespace] -= 1
-        self._freed_at = self._loop.time()
+        now = self._freed_at = self._loop.time()
+        if held.started_at is not None:
+            change = 1 if now - held.started_at < QUICK_SECONDS else -1
+            self._pace = min(max(self._pace + change, -_PACE_MAX), _PACE_MAX)
         if not held.invocation.is_async:
             self._running_in_threads -= 1
         self._unannounced.pop(held, None)

@@ -24,6 +24,7 @@ from stepweave.registry import Registry
 from stepweave.results import StepHandlerResult
 from stepweave.telemetry import get_logger
 from stepweave.tracing import HandlerSpans
+from stepweave_schemas.aging import rank_ms
 from stepweave_schemas.dispatch import Dispatch
 from stepweave_schemas.envelope import timestamp
 from stepweave_schemas.mint import now_ms
@@ -44,13 +45,16 @@ from .pool import CLEANUP_SECONDS, TryPool
 from .presence import Presence
 from .result_publisher import ResultPublisher
 from .shared_results import SharedResults
+from .turns import Lane, Turns
 
 log = get_logger("stepweave.worker")
 
 #: Most messages asked for in one pull.
 PULL_BATCH_MAX: Final = 200
-#: A try that found no slot for so long is handed back for another worker.
+#: A try that found no slot for so long is handed back for another worker, to the end of its queue: at once where no
+#: slot was freed meanwhile; where others went first, they would have elsewhere, too.
 QUEUE_SECONDS_MAX: Final = 5.0
+PASSED_BY_SECONDS_MAX: Final = 60.0
 #: Leases and waiting tries are looked at so often, while there are any.
 SWEEP_SECONDS_MAX: Final = 1.0
 _FLUSH_RESULTS_SECONDS: Final = 10.0
@@ -111,6 +115,14 @@ class Worker:
         self._held: dict[str, HeldTry] = {}
         self._fetches: dict[HeldTry, asyncio.Task[None]] = {}
         self._pulls: list[PullLoop] = []
+        self._lanes: list[Lane] = []
+        self._turns: Turns
+        #: Asks for what fills the slots that are free, one lane after the other.
+        self._filling: asyncio.Task[None] | None = None
+        #: Whether something may have changed since it began.
+        self._fill_again = False
+        #: Whether all lanes may be asked at once: nothing waited in any when it was looked at last.
+        self._standing = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._started_at = ""
         self._started = False
@@ -241,6 +253,8 @@ class Worker:
         connection.add_reconnect_listener(self._beat_all)
         # A hint: a template was registered, so streams that were missing may be there in a moment.
         await connection.subscribe(TEMPLATE_CHANGED, self._on_template_changed)
+        lanes: list[Lane] = []
+        self._turns = Turns(lanes, self._room, self._pool.running_of, now_ms)
         batch = max(1, min(self._pool.capacity, PULL_BATCH_MAX))
         for namespace in self.namespaces:
             await connection.subscribe(cancel_notice(namespace), self._on_cancel_notice)
@@ -251,11 +265,15 @@ class Worker:
                         dispatch_stream(namespace),
                         dispatch_consumer(queue, priority),
                         batch=batch,
-                        on_messages=self._on_messages,
+                        on_messages=partial(self._on_messages, len(lanes)),
                         demand=partial(self._demand, namespace, priority),
                     )
                     self._pulls.append(pull)
-                    await pull.start()
+                    lanes.append(Lane(namespace, priority, pull))
+        self._lanes = lanes
+        for pull in self._pulls:
+            await pull.start()
+        self._fill()
 
     async def stop(self, grace_seconds: float | None = None) -> None:
         """Drain and disconnect; safe to call more than once."""
@@ -266,6 +284,8 @@ class Worker:
             self._unwanted += [*self._pool.take_waiting(), *self._fetches]
             for fetch in self._fetches.values():
                 fetch.cancel()
+            if self._filling is not None:
+                await end_tasks(self._filling)
             await asyncio.gather(*(pull.stop() for pull in self._pulls))
             # Not while a pull stands: what is handed back would come straight back through it.
             self._release(self._unwanted)
@@ -288,6 +308,8 @@ class Worker:
         self._pool.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._filling is not None:
+            await end_tasks(self._filling)
         await end_tasks(*self._fetches.values())
         if hasattr(self, "_shared_results"):
             await self._shared_results.close()
@@ -318,10 +340,43 @@ class Worker:
     def _demand(self, namespace: str, priority: PriorityClass) -> int:
         if self._stopping:
             return 0
-        free = self._pool.demand - len(self._fetches)
-        return free if free > 0 else int(not self._fetches and self._pool.wants_ready(namespace, priority))
+        free = self._room()
+        if free > 0:
+            if self._pool.is_quick:
+                return free
+            # What comes at once from several lanes is to find a slot, or it has to go back.
+            return max(1, free // len(self._lanes)) if self._standing else 0
+        return int(not self._fetches and self._pool.wants_ready(namespace, priority))
+
+    def _room(self) -> int:
+        """How many more tries could start at once."""
+        return self._pool.demand - len(self._fetches)
 
     def _nudge(self) -> None:
+        """A slot was freed, or is about to be."""
+        if self._pool.is_quick:
+            for pull in self._pulls:
+                pull.nudge()
+        elif self._room() > 0 and not self._stopping:
+            self._fill()
+
+    def _fill(self) -> None:
+        self._standing = False
+        self._fill_again = True
+        if self._filling is None:
+            self._filling = asyncio.create_task(self._fill_in_turns())
+
+    async def _fill_in_turns(self) -> None:
+        try:
+            while self._fill_again and not self._stopping:
+                self._fill_again = False
+                await self._turns.fill()
+        except Exception:
+            log.exception("asking one lane after the other failed, asking all of them")
+        finally:
+            self._filling = None
+        # Nothing is there now, or no slot is free: what comes for a free one is taken from wherever it comes.
+        self._standing = True
         for pull in self._pulls:
             pull.nudge()
 
@@ -329,7 +384,7 @@ class Worker:
         for pull in self._pulls:
             pull.hurry()
 
-    def _on_messages(self, messages: list[Msg]) -> None:
+    def _on_messages(self, lane: int, messages: list[Msg]) -> None:
         ready: list[HeldTry] = []
         for message in messages:
             held = self._take(message)
@@ -342,6 +397,8 @@ class Worker:
             else:
                 self._fetches[held] = asyncio.create_task(self._fetch(held))
         if ready:
+            last = ready[-1].dispatch
+            self._lanes[lane].rank = rank_ms(last.waiting_since_ms or last.enqueued_at_ms, last.priority)
             self._pool.add(ready)
         if self._held and self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep)
@@ -507,7 +564,9 @@ class Worker:
             self._connection.send(held.reply, IN_PROGRESS)
             self._held[held.dispatch.lease_token] = self._held.pop(held.dispatch.lease_token)
         if self._pool.waiting_count:
-            self._release(self._pool.take_waiting(older_than=now - QUEUE_SECONDS_MAX))
+            stuck = self._pool.is_stuck(QUEUE_SECONDS_MAX)
+            patience = QUEUE_SECONDS_MAX if stuck else PASSED_BY_SECONDS_MAX
+            self._release(self._pool.take_waiting(older_than=now - patience))
 
     # -- cancellation ----------------------------------------------------------------------------
 
