@@ -413,20 +413,19 @@ async def test_the_whole_system_works_through_the_accounts(production_nats: int,
     """Each part with the account that the set-up gives it: what it needs and no test by hand thinks of, is missed here."""
     await migrate(database_url)
     client_url, worker_url = address(production_nats, "client"), address(production_nats, "worker")
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"name": "one", "handler": "large"},
         {"name": "two", "handler": "large"},
         {"name": "both", "handler": "sum", "dependencies": ["one", "two"]},
     ]
-    settings = {**PATIENCE, "owner": "only", "feed_bytes_max": 1_000_000}
+    given: dict[str, Any] = {**PATIENCE, "owner": "only", "feed_bytes_max": 1_000_000}
     store = await PostgresEventStore.connect(database_url)
     async with (
         login(production_nats, "orchestrator"),  # it may still be starting
         await Connection.open(address(production_nats, "orchestrator"), name="only") as link,
     ):
-        orchestrator = Orchestrator(
-            Settings(database_url=database_url, nats_url="given", **settings), store, link
-        )
+        settings = Settings(database_url=database_url, nats_url="given", **given)
+        orchestrator = Orchestrator(settings, store, link)
         await orchestrator.start()
         try:
             async with (
