@@ -56,6 +56,7 @@ GAUGES: Final[Mapping[str, str]] = {
     "jetstream_bytes": "bytes are stored in JetStream",
     "jetstream_account_percent": "percent of the storage of the JetStream account are used",
     "database_bytes": "bytes are stored in the database",
+    "disk_bytes": "bytes are in use on the disk of the servers",
 }
 #: They fall by themselves, whatever is or is not created: accepted work may wait for them without a deadlock.
 DRAINING: Final = frozenset(
@@ -71,7 +72,9 @@ DRAINING: Final = frozenset(
     }
 )
 #: Gauges of room: who is refused for them need not come back soon.
-ROOM: Final = frozenset({"memory_bytes", "jetstream_bytes", "jetstream_account_percent", "database_bytes"})
+ROOM: Final = frozenset(
+    {"memory_bytes", "jetstream_bytes", "jetstream_account_percent", "database_bytes", "disk_bytes"}
+)
 
 
 class Bound(NamedTuple):

@@ -19,11 +19,12 @@ from stepweave_eventstore.store import EventStore, EventStoreError
 from stepweave_schemas import subjects
 
 from .admission import Admission, Backlog, Bound, Bounds
+from .disk import disk_bound, disk_bytes
 from .memory import give_back, memory_bytes
 from .owner import OwnerLoop
 from .projector import Projector
 from .publisher import Publisher
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,11 @@ def bounds_of(settings: Settings) -> Bounds:
         gauges["memory_bytes"] = Bound(memory_max, memory_max * MEMORY_RESUME_SHARE)
     if settings.database_bytes_max is not None:
         gauges["database_bytes"] = bound(settings.database_bytes_max)
+    if settings.disk_path is not None:
+        disk = disk_bound(settings.disk_path, settings.disk_free_bytes_min)
+        if disk is None:
+            raise SettingsError(f"STEPWEAVE_DISK_PATH: {settings.disk_path} cannot be looked at")
+        gauges["disk_bytes"] = disk
     return Bounds(
         gauges=gauges,
         namespace_steps=bound(settings.namespace_backlog_steps_max),
@@ -130,6 +136,10 @@ class LoadReadings:
             "commands_waiting": self._owner.waiting_count,
             "commit_ms": self._owner.commit_seconds * 1000,
         }
+        if self._settings.disk_path is not None:
+            occupied = disk_bytes(self._settings.disk_path)
+            if occupied is not None:
+                readings["disk_bytes"] = occupied
         if self._pinged_at is not None:
             # No answer yet: it is so much at least.
             readings["round_trip_ms"] = max(self._round_trip_ms, (now - self._pinged_at) * 1000)

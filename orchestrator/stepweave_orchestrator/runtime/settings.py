@@ -18,6 +18,7 @@ SignalLevel = Literal["all", "outcomes", "none"]
 #: Live actors may take one part in so many of the process's memory, and no more than this.
 ACTOR_SHARE = 4
 ACTOR_BYTES_MAX = 1024 * 1024 * 1024
+DEFAULT_FEED_BYTES_MAX = 4 * 1024 * 1024 * 1024
 
 _ADMISSION = (
     "actor_bytes_max",
@@ -34,6 +35,7 @@ _ADMISSION = (
     "memory_bytes_max",
     "jetstream_bytes_max",
     "database_bytes_max",
+    "disk_free_bytes_min",
     "admission_resume_percent",
     "retry_after_seconds_max",
 )
@@ -74,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signals_by_namespace: dict[str, SignalLevel] = {}
     #: Retention of both feeds.
     feed_age_seconds_max: int = 7 * 24 * 3600
-    feed_bytes_max: int = 4 * 1024 * 1024 * 1024
+    feed_bytes_max: int = DEFAULT_FEED_BYTES_MAX
     #: A worker that does not renew a dispatch for so long has lost it.
     dispatch_lease_seconds: float = 30.0
     #: Commands of one shard pulled and not acknowledged.
@@ -123,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jetstream_bytes_max: int = 16 * 1024 * 1024 * 1024
     #: the size of the database (the room left on its disk cannot be asked for).
     database_bytes_max: int | None = None
+    #: a folder on the disk that the servers write to, where this process can see it, and what has to stay free there;
+    #: without a value 512 MiB, or a fifth of a small disk.
+    disk_path: str | None = None
+    disk_free_bytes_min: int | None = None
     admission_resume_percent: int = 75
     #: The longest `retry_after_seconds` that a refused create is told.
     retry_after_seconds_max: float = 30.0
