@@ -440,17 +440,6 @@ class Admission:
             counters=dict(counters),
         )
 
-    def reading(self, name: str) -> float:
-        """The last reading of a gauge; 0 where it is not known."""
-        return self._readings.get(name, 0.0)
-
-    @property
-    def closed_count(self) -> int:
-        """How many gauges are closed, namespaces among them."""
-        return sum(state == "closed" for state in self._states.values()) + sum(
-            known.state == "closed" for known in self._namespaces.values()
-        )
-
 
 #: Namespaces that `load` lists, those with the most waiting first.
 NAMESPACES_SHOWN_MAX: Final = 50
