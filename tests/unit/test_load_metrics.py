@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -12,6 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from stepweave_orchestrator.runtime import load_metrics
 from stepweave_orchestrator.runtime.admission import GAUGES
 from stepweave_orchestrator.runtime.load_metrics import LoadOnDemand, register_load
+from stepweave_orchestrator.runtime.metrics import Metrics
 from stepweave_schemas.load import GaugeLoad, NamespaceLoad, OrchestratorLoad
 
 LOAD = OrchestratorLoad(
@@ -76,6 +78,16 @@ def test_what_decides_is_told_with_its_limits_and_reasons() -> None:
         ],
         key=str,
     )
+
+
+def test_every_metric_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text("utf-8")
+    reader = InMemoryMetricReader()
+    register_load(MeterProvider([reader]).get_meter("test"), lambda: LOAD)
+    names = {name for name, _, _ in collected(reader) if not name.startswith(("load.", "load_limit."))}
+    for name in (*names, *Metrics().snapshot()):
+        shown = name.replace("backlog_bytes", "backlog_steps")
+        assert f"`stepweave.{shown}`" in page, name
 
 
 async def test_an_exporter_gets_what_the_loop_sees_now(monkeypatch: Any) -> None:
