@@ -240,6 +240,33 @@ def test_a_namespace_that_floods_is_refused_before_the_others() -> None:
     assert door.create("calm") is None
 
 
+def test_several_doors_do_not_take_the_same_room_each() -> None:
+    """Until JetStream is asked again, the others are thought to let in as many as this one."""
+    door = Door()
+    door.admission.doors = 4
+    door.reads()
+    for _ in range(250):
+        assert door.create("flood") is None
+    assert "1,000 steps of namespace 'flood'" in door.refused("flood").message
+    # They had nothing.
+    door.backlog("flood", 250, 0)
+    assert door.create("flood") is None
+    [told] = door.admission.load("me", {}).namespaces
+    assert told.steps == 254
+
+
+def test_what_has_ended_since_the_last_look_is_not_under_way() -> None:
+    door = Door()
+    door.reads()
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(door.admission.taken("a"))
+        door.reads()
+        assert "10 creates are under way" in door.refused().message
+        # Closed: also for one whose place is free again.
+    assert door.create() is None, "0 creates are under way, and nobody has looked since"
+
+
 def test_a_namespace_is_bounded_in_bytes_too() -> None:
     door = Door()
     door.reads()

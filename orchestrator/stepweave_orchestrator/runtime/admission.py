@@ -213,6 +213,8 @@ class Admission:
         self._ended = _Rate(now())
         self._shares: dict[str, float] = {}
         self._namespaces: dict[str, _Namespace] = {}
+        #: Orchestrators that let creates in, this one included.
+        self.doors = 1
         self.admitted_count = 0
         self.ended_count = 0
         self.refused_count = 0
@@ -263,9 +265,12 @@ class Admission:
         return self._error(reason, namespace)
 
     def _reason(self, namespace: str, count: int) -> str | None:
+        under_way = self._bounds.gauges.get("creates_under_way")
+        if under_way and self._closed == "creates_under_way" and self._under_way_count < under_way.resume:
+            # They have been answered since the last look.
+            self.look(self._now())
         if self._closed is not None:
             return self._closed
-        under_way = self._bounds.gauges.get("creates_under_way")
         # Counted exactly; but a request that alone is larger than the bound is not refused for ever.
         if under_way is not None and self._under_way_count:
             after = self._under_way_count + count
@@ -280,10 +285,14 @@ class Admission:
 
     def _namespace_state(self, known: _Namespace) -> State:
         closed = known.state == "closed"
-        count = state_of(known.steps, self._bounds.namespace_steps, closed=closed)
+        count = state_of(self._steps(known), self._bounds.namespace_steps, closed=closed)
         size = state_of(known.backlog.size_bytes, self._bounds.namespace_bytes, closed=closed)
         known.state = "closed" if "closed" in (count, size) else count
         return known.state
+
+    def _steps(self, known: _Namespace) -> int:
+        """What waits, with what the other doors are likely to have let in since JetStream was asked."""
+        return known.steps + known.admitted * (self.doors - 1)
 
     def own_work_waits(self) -> float | None:
         """For how many seconds accepted work is to put off starting more of its own; `None` where it need not."""
@@ -365,7 +374,7 @@ class Admission:
         elif reason == "namespace_backlog":
             known = self._namespace(namespace)
             why = (
-                f"{known.steps:,} steps of namespace {namespace!r} with {known.backlog.size_bytes:,} bytes wait for its "
+                f"{self._steps(known):,} steps of namespace {namespace!r} with {known.backlog.size_bytes:,} bytes wait for its "
                 f"workers, {known.held:,} of them before a gate (at most {self._bounds.namespace_steps.limit:,.0f} and "
                 f"{self._bounds.namespace_bytes.limit:,.0f} bytes)"
             )
@@ -387,7 +396,7 @@ class Admission:
             count, size = self._bounds.namespace_steps, self._bounds.namespace_bytes
             bytes_each = known.backlog.size_bytes / max(known.backlog.dispatches, 1)
             too_large = (known.backlog.size_bytes - size.resume) / max(bytes_each, 1)
-            return seconds_until(max(known.steps - count.resume, too_large), rate, longest)
+            return seconds_until(max(self._steps(known) - count.resume, too_large), rate, longest)
         if reason in ROOM:
             return min(ROOM_RETRY_AFTER_SECONDS, max(longest, RETRY_AFTER_SECONDS_MIN))
         # What stands still, a database that is away, goes on all at once: nobody should sleep over it.
@@ -416,7 +425,7 @@ class Admission:
         namespaces = tuple(
             NamespaceLoad(
                 namespace=name,
-                steps=known.steps,
+                steps=self._steps(known),
                 held_steps=known.held,
                 dispatches_bytes=known.backlog.size_bytes,
                 drained_per_second=0.0 if known.rate is None else round(known.rate.per_second or 0.0, 1),

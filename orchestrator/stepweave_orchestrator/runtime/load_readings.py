@@ -118,12 +118,14 @@ class LoadReadings:
         bounds = bounds_of(settings)
         self._memory_bound = bounds.gauges.get("memory_bytes")
         self.admission = Admission(bounds, self.read, self._clock)
-        #: How many requests wait in front of the API; set by the orchestrator.
+        #: How many requests wait in front of the API, and how many orchestrators live; set by the orchestrator.
         self.requests_waiting: Callable[[], int] = int
+        self.orchestrators_alive: Callable[[], int] = lambda: 1
 
     def read(self) -> Mapping[str, float]:
         """Every gauge that is known, and the beginning of a poll where one is due."""
         now = self._clock()
+        self.admission.doors = self.orchestrators_alive()
         if self._polling is None and now - self._polled_at >= POLL_SECONDS:
             self._polled_at = now
             self._polling = asyncio.ensure_future(self._poll())

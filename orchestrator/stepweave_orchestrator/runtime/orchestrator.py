@@ -177,6 +177,7 @@ class Orchestrator:
             lambda: connection.send(subjects.SHARDS_FREE),
             self.publisher.published,
         )
+        self.load.orchestrators_alive = lambda: self.leases.alive_count
         self._built = True
         await self.messages.start()
         await self._ensure_feeds()
