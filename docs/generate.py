@@ -225,6 +225,10 @@ _REFUSED_BEYOND: Final = {
     "jetstream_bytes_max": f"What JetStream stores, feeds included; {_REFUSED} "
     "They are at 90 % of its account's limit too, where that has one",
     "database_bytes_max": f"The size of the database; {_REFUSED} What is left on its disk cannot be asked for",
+    "disk_path": "A folder on the disk that the servers write to, where the orchestrator can see it; `stepweave dev` "
+    "names that of its embedded servers",
+    "disk_free_bytes_min": f"What has to stay free on that disk; {_REFUSED.replace('beyond', 'below')} "
+    "Default: 512 MiB, or a fifth of a small disk",
     "admission_resume_percent": "Creates are taken again below so much of the bound that was reached.",
     "retry_after_seconds_max": "The longest `retry_after_seconds` that a refused create is told.",
 }

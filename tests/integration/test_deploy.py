@@ -26,11 +26,22 @@ import pytest
 import yaml
 from nats.aio.client import Client
 
+from stepweave import Client as StepweaveClient
+from stepweave import StepContext, Worker, step_handler
+from stepweave.messaging import Connection
+from stepweave.testing import eventually
 from stepweave_eventstore.migrate import migrate
+from stepweave_eventstore.postgres import PostgresEventStore
+from stepweave_orchestrator.cli.health import Grade
+from stepweave_orchestrator.cli.health_servers import of_nats
+from stepweave_orchestrator.cli.load import orchestrator_loads
 from stepweave_orchestrator.embedded import EmbeddedPostgres, binaries, ports
+from stepweave_orchestrator.runtime.orchestrator import Orchestrator
+from stepweave_orchestrator.runtime.present_workers import present_workers
+from stepweave_orchestrator.runtime.settings import Settings
 from stepweave_schemas import subjects
 
-from .conftest import in_place
+from .conftest import PATIENCE, in_place, template
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -381,6 +392,77 @@ async def test_a_client_reaches_the_api_only(production_nats: int) -> None:
         assert (await client.request(create, b"it", timeout=TIMEOUT_SECONDS)).data == b"created it"
         for subject in ("$JS.API.INFO", pull_subject("default"), subjects.result("default", 0, "some-task")):
             await assert_out_of_reach(client, subject)
+
+
+def address(port: int, user: str) -> str:
+    """Where a user of deploy/nats.conf logs in."""
+    return f"nats://{user}:{PASSWORDS[f'NATS_{user.upper()}_PASSWORD']}@127.0.0.1:{port}"
+
+
+@step_handler("large")
+def large() -> str:
+    return "x" * 200_000
+
+
+@step_handler("sum")
+def together(context: StepContext) -> int:
+    return sum(len(context.get_dependency_result(name)) for name in ("one", "two"))
+
+
+async def test_the_whole_system_works_through_the_accounts(production_nats: int, database_url: str) -> None:
+    """Each part with the account that the set-up gives it: what it needs and no test by hand thinks of, is missed here."""
+    await migrate(database_url)
+    client_url, worker_url = address(production_nats, "client"), address(production_nats, "worker")
+    steps: list[dict[str, Any]] = [
+        {"name": "one", "handler": "large"},
+        {"name": "two", "handler": "large"},
+        {"name": "both", "handler": "sum", "dependencies": ["one", "two"]},
+    ]
+    given: dict[str, Any] = {**PATIENCE, "owner": "only", "feed_bytes_max": 1_000_000}
+    store = await PostgresEventStore.connect(database_url)
+    async with (
+        login(production_nats, "orchestrator"),  # it may still be starting
+        await Connection.open(address(production_nats, "orchestrator"), name="only") as link,
+    ):
+        settings = Settings(database_url=database_url, nats_url="given", **given)
+        orchestrator = Orchestrator(settings, store, link)
+        await orchestrator.start()
+        try:
+            async with (
+                Worker(worker_url, handlers=[large, together]) as worker,
+                await Connection.open(client_url, name="client") as client_link,
+            ):
+                client = StepweaveClient(connection=client_link)
+                await client.register_template(template("sums", steps))
+                task = await client.create_task("sums", timeout_seconds=TIMEOUT_SECONDS)
+                # Results that do not fit into a dispatch are asked for.
+                done = await client.wait_for_task(task.task_uuid, timeout_seconds=TIMEOUT_SECONDS)
+                assert done.status == "complete", done
+
+                async def shown() -> bool:
+                    return [one["worker_id"] for one in await present_workers(link)] == [worker.worker_id]
+
+                await eventually(shown, timeout_seconds=TIMEOUT_SECONDS, what="the worker's presence")
+                assert [load.owner for load in await orchestrator_loads(client_link)] == ["only"]
+                # The health checks of the containers.
+                for url in (client_url, worker_url, address(production_nats, "orchestrator")):
+                    found = await of_nats(url, known=True)
+                    assert not [one for one in found if one.grade is Grade.FAIL], found
+        finally:
+            await orchestrator.stop()
+            await store.close()
+
+
+async def test_clients_hear_of_fast_events(production_nats: int) -> None:
+    subject = subjects.at_once(subjects.event("default", "order", "t", subjects.domain_event("order.paid")))
+    async with (
+        login(production_nats, "orchestrator") as orchestrator,
+        login(production_nats, "client") as client,
+    ):
+        heard = await client.subscribe("sw.now.default.>")
+        await in_place(client)
+        await orchestrator.publish(subject, b"paid")
+        assert (await heard.next_msg(TIMEOUT_SECONDS)).subject == subject
 
 
 # PostgreSQL

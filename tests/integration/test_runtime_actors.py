@@ -26,6 +26,7 @@ from .conftest import GOOD_NAMESPACE, SHARDS, WAIT_SECONDS, Refused, System, run
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ACTORS_MAX = 5
+ACTOR_BYTES_MAX = 400_000
 NAMESPACE = "evicted"
 RETRIED = {"max_attempts": 3, "backoff": "fixed", "backoff_base_ms": 1_000, "jitter": 0}
 CHAIN = [{"name": f"s{n}", "handler": "noop", "dependencies": [f"s{n - 1}"] if n else []} for n in range(5)]
@@ -40,7 +41,12 @@ async def second_time_lucky(context: StepContext) -> dict[str, int]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def system(module_database_url: str, module_nats_url: str) -> AsyncIterator[System]:
-    bounds = {"actors_max": ACTORS_MAX, "actor_steps_max": 50, "snapshot_events_min": 3}
+    bounds = {
+        "actors_max": ACTORS_MAX,
+        "actor_steps_max": 50,
+        "actor_bytes_max": ACTOR_BYTES_MAX,
+        "snapshot_events_min": 3,
+    }
     async with running_system(module_database_url, module_nats_url, **bounds) as running:
         await running.register(template("chain", CHAIN, namespace=GOOD_NAMESPACE))
         await running.register(template("chain", CHAIN, namespace=NAMESPACE))
@@ -82,6 +88,20 @@ async def test_questions_do_not_fill_the_memory(system: System) -> None:
         tasks = await asyncio.gather(*(system.task(task_id) for task_id in ids))
         assert {task["status"] for task in tasks} == {"complete"}
     assert len(system.orchestrator.owner.actors) <= ACTORS_MAX
+
+
+async def test_large_tasks_leave_memory_before_there_are_too_many(system: System) -> None:
+    context = {"text": "x" * (ACTOR_BYTES_MAX // 3)}
+    create = [system.create("chain", namespace=GOOD_NAMESPACE, context=context) for _ in range(6)]
+    for task_id in await asyncio.gather(*create):
+        await system.wait(task_id)
+        await system.task(task_id)
+
+    async def within() -> bool:
+        return system.orchestrator.owner.actors.size_bytes <= ACTOR_BYTES_MAX
+
+    await eventually(within, timeout_seconds=WAIT_SECONDS, what="room for two of them")
+    assert 0 < len(system.orchestrator.owner.actors) < ACTORS_MAX
 
 
 async def test_a_snapshot_is_written_and_used(system: System) -> None:

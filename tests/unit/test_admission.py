@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from contextlib import ExitStack
 
 import pytest
@@ -26,9 +28,10 @@ from stepweave_orchestrator.runtime.admission import (
     state_of,
     worst,
 )
+from stepweave_orchestrator.runtime.disk import disk_bound, disk_bytes, feed_bytes
 from stepweave_orchestrator.runtime.load_readings import bounds_of
 from stepweave_orchestrator.runtime.memory import memory_bytes, memory_bytes_max
-from stepweave_orchestrator.runtime.settings import Settings
+from stepweave_orchestrator.runtime.settings import Settings, SettingsError
 from stepweave_schemas.api import ApiError
 
 BOUND = Bound(100, 75)
@@ -237,6 +240,33 @@ def test_a_namespace_that_floods_is_refused_before_the_others() -> None:
     assert door.create("calm") is None
 
 
+def test_several_doors_do_not_take_the_same_room_each() -> None:
+    """Until JetStream is asked again, the others are thought to let in as many as this one."""
+    door = Door()
+    door.admission.doors = 4
+    door.reads()
+    for _ in range(250):
+        assert door.create("flood") is None
+    assert "1,000 steps of namespace 'flood'" in door.refused("flood").message
+    # They had nothing.
+    door.backlog("flood", 250, 0)
+    assert door.create("flood") is None
+    [told] = door.admission.load("me", {}).namespaces
+    assert told.steps == 254
+
+
+def test_what_has_ended_since_the_last_look_is_not_under_way() -> None:
+    door = Door()
+    door.reads()
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(door.admission.taken("a"))
+        door.reads()
+        assert "10 creates are under way" in door.refused().message
+        # Closed: also for one whose place is free again.
+    assert door.create() is None, "0 creates are under way, and nobody has looked since"
+
+
 def test_a_namespace_is_bounded_in_bytes_too() -> None:
     door = Door()
     door.reads()
@@ -343,7 +373,6 @@ def test_the_load_tells_what_decides(capsys: pytest.CaptureFixture[str]) -> None
     assert load.refused_by == {"namespace_backlog": 1}
     assert [(one.namespace, one.steps, one.state) for one in load.namespaces] == [("a", 1_000, "closed")]
     assert load.counters == {"commits": 7}
-    assert door.admission.closed_count == 1
     print_loads([load, load])
     shown = capsys.readouterr().out
     assert "me: strained; creates: 1,000 taken" in shown
@@ -368,6 +397,8 @@ def test_every_bound_comes_from_a_setting() -> None:
         inbox_works_max=100,
         memory_bytes_max=1_000,
         database_bytes_max=4_000,
+        disk_path=tempfile.gettempdir(),
+        disk_free_bytes_min=1_000,
         admission_resume_percent=60,
         namespace_backlog_steps_max=10,
     )
@@ -377,7 +408,14 @@ def test_every_bound_comes_from_a_setting() -> None:
     assert bounds.gauges["memory_bytes"] == (1_000, 950)
     assert bounds.gauges["database_bytes"] == (4_000, 2_400)
     assert bounds.namespace_steps == (10, 6)
-    assert "database_bytes" not in bounds_of(Settings(database_url="postgresql://x")).gauges
+    total = shutil.disk_usage(tempfile.gettempdir()).total
+    assert bounds.gauges["disk_bytes"] == (total - 1_000, total - 1_250)
+    assert (
+        not {"database_bytes", "disk_bytes"}
+        & bounds_of(Settings(database_url="postgresql://x")).gauges.keys()
+    )
+    with pytest.raises(SettingsError, match=r"STEPWEAVE_DISK_PATH: /nowhere cannot be looked at"):
+        bounds_of(Settings(database_url="postgresql://x", disk_path="/nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -397,6 +435,28 @@ def test_every_bound_comes_from_a_setting() -> None:
 def test_a_bound_that_makes_no_sense_is_refused(name: str, value: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Settings(database_url="postgresql://x", **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_full_disk_refuses_until_there_is_some_more_room() -> None:
+    bound = disk_bound(tempfile.gettempdir(), 1_000)
+    assert bound is not None
+    door = Door(disk_bytes=bound)
+    for value, taken in ((-1, True), (0, False), (-249, False), (-251, True)):
+        door.reads(disk_bytes=bound.limit + value)
+        error = door.create()
+        assert (error is None) is taken, value
+        if error is not None:
+            assert (error.details["reason"], error.details["retry_after_seconds"]) == ("disk_bytes", 10.0)
+    used = disk_bytes(tempfile.gettempdir())
+    assert used is not None and used > 0
+
+
+def test_feeds_fit_onto_small_disks() -> None:
+    gib = 1024**3
+    assert feed_bytes(100 * gib, 4 * gib) == feed_bytes(16 * gib, 4 * gib) == 4 * gib
+    assert feed_bytes(16 * gib - 1, 4 * gib) == 2 * gib
+    assert feed_bytes(250 * 1024**2, 4 * gib) == 32 * 1024**2
+    assert feed_bytes(0, 4 * gib) == 16 * 1024**2
 
 
 def test_memory_is_bounded_by_the_container_or_the_machine() -> None:

@@ -34,6 +34,7 @@ from . import (
     worker,
 )
 from .errors import ExitCode, explain
+from .help_examples import add_examples
 
 PROGRAM = "stepweave"
 DEBUG_VARIABLE = "STEPWEAVE_DEBUG"
@@ -93,7 +94,9 @@ app.command()(bench.bench)
 
 def command() -> Any:
     """The whole command line as one command object, for its help pages."""
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    add_examples(made)
+    return made
 
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -73,7 +73,7 @@ KNOWN_ERRORS: Final[dict[str, tuple[ExitCode, str]]] = {
     "stepweave_orchestrator.runtime.settings.SettingsError": (ExitCode.USAGE, ""),
     "stepweave_orchestrator.runtime.streams.StreamsUnavailable": (
         ExitCode.UNAVAILABLE,
-        "is JetStream on? `stepweave doctor` tells",
+        "is JetStream on, and has it room for both feeds (STEPWEAVE_FEED_BYTES_MAX each)? `stepweave doctor` tells",
     ),
     "stepweave_orchestrator.embedded.errors.EmbeddedServerError": (ExitCode.UNAVAILABLE, ""),
     "builtins.OSError": (ExitCode.FAILED, "check the path and its rights"),

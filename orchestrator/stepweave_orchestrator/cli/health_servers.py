@@ -16,6 +16,7 @@ from .errors import CommandError
 from .health import (
     PAYLOAD_BYTES_MIN,
     Finding,
+    Grade,
     clock_skew,
     fail,
     now_seconds,
@@ -29,6 +30,8 @@ from .presence import missing_handlers, workers_present
 _TIMEOUT_SECONDS: Final = 5.0
 _NATS_VERSION_MIN: Final = (2, 11)
 _POSTGRES_MAJOR_MIN: Final = 14
+#: JetStream's `err_code`.
+_NOT_FOR_THIS_ACCOUNT: Final = 10039
 _START_ORCHESTRATOR: Final = "start one: `stepweave orchestrator run`"
 
 
@@ -50,6 +53,8 @@ async def of_nats(url: str, *, known: bool) -> list[Finding]:
             )
         ]
     try:
+        if await _has_no_jetstream(connection):
+            return [_nats_server(connection, shown), *await _without_jetstream(connection)]
         return [
             _nats_server(connection, shown),
             *await _jetstream(connection),
@@ -73,6 +78,35 @@ def _nats_server(connection: Connection, shown: str) -> Finding:
     if limit < PAYLOAD_BYTES_MIN:
         return warn("NATS", found, f"set max_payload to at least {PAYLOAD_BYTES_MIN} in nats.conf")
     return ok("NATS", found)
+
+
+async def _has_no_jetstream(connection: Connection) -> bool:
+    """Whether the server says that JetStream is not for this account."""
+    try:
+        await connection.client.jsm(timeout=_TIMEOUT_SECONDS).account_info()
+    except APIError as error:
+        return error.err_code == _NOT_FOR_THIS_ACCOUNT
+    except (nats.errors.Error, TimeoutError):
+        return False
+    return False
+
+
+async def _without_jetstream(connection: Connection) -> list[Finding]:
+    """An account of clients or workers needs no JetStream of its own, if orchestrators in another one answer it."""
+    answers = await _api(connection)
+    if all(one.grade is not Grade.FAIL for one in answers):
+        return [ok("JetStream", "not for this account, which is one of clients or workers"), *answers]
+    try:
+        # All that a worker may ask.
+        await connection.request(
+            api.operation_subject("task.results"), b"{}", timeout_seconds=_TIMEOUT_SECONDS
+        )
+    except MessagingError:
+        return [*await _jetstream(connection), *answers]
+    return [
+        ok("JetStream", "not for this account, which is one of workers"),
+        ok("API", "an orchestrator answers workers; what clients ask is not for this account"),
+    ]
 
 
 async def _jetstream(connection: Connection) -> list[Finding]:

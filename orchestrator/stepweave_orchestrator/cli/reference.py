@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from .help_examples import EXAMPLES
+
 PAGE: Final = Path("docs/reference/cli.md")
 
 _INTRODUCTION = """\
@@ -77,6 +79,9 @@ def _section(path: str, one: Any) -> Iterator[str]:
     yield f"    {usage}"
     yield ""
     yield _help(one)
+    examples = EXAMPLES.get(path.partition(" ")[2])
+    if examples:
+        yield from ("", "```sh", *examples, "```")
     if arguments or options:
         yield ""
         yield "| | |"

@@ -8,19 +8,21 @@ and nothing stays behind.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from stepweave.client import Client
 from stepweave_eventstore.migrate import migrate
 from stepweave_eventstore.store import EventStore
 from stepweave_orchestrator.embedded import existing_or_embedded_servers
+from stepweave_orchestrator.runtime.disk import feed_bytes
 from stepweave_orchestrator.runtime.orchestrator import Orchestrator
 from stepweave_orchestrator.runtime.process import running_orchestrator
-from stepweave_orchestrator.runtime.settings import Settings
+from stepweave_orchestrator.runtime.settings import DEFAULT_FEED_BYTES_MAX, Settings
 from stepweave_schemas.template import TaskTemplate
 
 from .addresses import DevAddresses, announced_dev
@@ -66,8 +68,10 @@ async def running_stack(
         if applied:
             say(f"prepared the database: {len(applied)} migrations")
         lease_ms = None if "STEPWEAVE_LEASE_MS" in os.environ else LEASE_MS
+        # On this disk are the servers that were embedded.
+        local = None if database_url and nats_url else data_dir
         settings = Settings.from_environment(
-            database_url=servers.dsn, nats_url=servers.nats_url, lease_ms=lease_ms
+            database_url=servers.dsn, nats_url=servers.nats_url, lease_ms=lease_ms, **_disk_settings(local)
         )
         orchestrator = await stack.enter_async_context(running_orchestrator(settings))
         client = Client(
@@ -78,6 +82,18 @@ async def running_stack(
         )
         stack.push_async_callback(client.close)
         yield Stack(addresses, dev_file, orchestrator, client, orchestrator.store)
+
+
+def _disk_settings(data_dir: Path | None) -> dict[str, Any]:
+    """What the disk of the embedded servers allows, where nothing else is said."""
+    if data_dir is None:
+        return {}
+    settings: dict[str, Any] = {}
+    if "STEPWEAVE_DISK_PATH" not in os.environ:
+        settings["disk_path"] = str(data_dir)
+    if "STEPWEAVE_FEED_BYTES_MAX" not in os.environ:
+        settings["feed_bytes_max"] = feed_bytes(shutil.disk_usage(data_dir).free, DEFAULT_FEED_BYTES_MAX)
+    return settings
 
 
 @asynccontextmanager

@@ -56,6 +56,7 @@ GAUGES: Final[Mapping[str, str]] = {
     "jetstream_bytes": "bytes are stored in JetStream",
     "jetstream_account_percent": "percent of the storage of the JetStream account are used",
     "database_bytes": "bytes are stored in the database",
+    "disk_bytes": "bytes are in use on the disk of the servers",
 }
 #: They fall by themselves, whatever is or is not created: accepted work may wait for them without a deadlock.
 DRAINING: Final = frozenset(
@@ -71,7 +72,9 @@ DRAINING: Final = frozenset(
     }
 )
 #: Gauges of room: who is refused for them need not come back soon.
-ROOM: Final = frozenset({"memory_bytes", "jetstream_bytes", "jetstream_account_percent", "database_bytes"})
+ROOM: Final = frozenset(
+    {"memory_bytes", "jetstream_bytes", "jetstream_account_percent", "database_bytes", "disk_bytes"}
+)
 
 
 class Bound(NamedTuple):
@@ -210,6 +213,8 @@ class Admission:
         self._ended = _Rate(now())
         self._shares: dict[str, float] = {}
         self._namespaces: dict[str, _Namespace] = {}
+        #: Orchestrators that let creates in, this one included.
+        self.doors = 1
         self.admitted_count = 0
         self.ended_count = 0
         self.refused_count = 0
@@ -260,9 +265,12 @@ class Admission:
         return self._error(reason, namespace)
 
     def _reason(self, namespace: str, count: int) -> str | None:
+        under_way = self._bounds.gauges.get("creates_under_way")
+        if under_way and self._closed == "creates_under_way" and self._under_way_count < under_way.resume:
+            # They have been answered since the last look.
+            self.look(self._now())
         if self._closed is not None:
             return self._closed
-        under_way = self._bounds.gauges.get("creates_under_way")
         # Counted exactly; but a request that alone is larger than the bound is not refused for ever.
         if under_way is not None and self._under_way_count:
             after = self._under_way_count + count
@@ -277,10 +285,14 @@ class Admission:
 
     def _namespace_state(self, known: _Namespace) -> State:
         closed = known.state == "closed"
-        count = state_of(known.steps, self._bounds.namespace_steps, closed=closed)
+        count = state_of(self._steps(known), self._bounds.namespace_steps, closed=closed)
         size = state_of(known.backlog.size_bytes, self._bounds.namespace_bytes, closed=closed)
         known.state = "closed" if "closed" in (count, size) else count
         return known.state
+
+    def _steps(self, known: _Namespace) -> int:
+        """What waits, with what the other doors are likely to have let in since JetStream was asked."""
+        return known.steps + known.admitted * (self.doors - 1)
 
     def own_work_waits(self) -> float | None:
         """For how many seconds accepted work is to put off starting more of its own; `None` where it need not."""
@@ -362,7 +374,7 @@ class Admission:
         elif reason == "namespace_backlog":
             known = self._namespace(namespace)
             why = (
-                f"{known.steps:,} steps of namespace {namespace!r} with {known.backlog.size_bytes:,} bytes wait for its "
+                f"{self._steps(known):,} steps of namespace {namespace!r} with {known.backlog.size_bytes:,} bytes wait for its "
                 f"workers, {known.held:,} of them before a gate (at most {self._bounds.namespace_steps.limit:,.0f} and "
                 f"{self._bounds.namespace_bytes.limit:,.0f} bytes)"
             )
@@ -384,7 +396,7 @@ class Admission:
             count, size = self._bounds.namespace_steps, self._bounds.namespace_bytes
             bytes_each = known.backlog.size_bytes / max(known.backlog.dispatches, 1)
             too_large = (known.backlog.size_bytes - size.resume) / max(bytes_each, 1)
-            return seconds_until(max(known.steps - count.resume, too_large), rate, longest)
+            return seconds_until(max(self._steps(known) - count.resume, too_large), rate, longest)
         if reason in ROOM:
             return min(ROOM_RETRY_AFTER_SECONDS, max(longest, RETRY_AFTER_SECONDS_MIN))
         # What stands still, a database that is away, goes on all at once: nobody should sleep over it.
@@ -413,7 +425,7 @@ class Admission:
         namespaces = tuple(
             NamespaceLoad(
                 namespace=name,
-                steps=known.steps,
+                steps=self._steps(known),
                 held_steps=known.held,
                 dispatches_bytes=known.backlog.size_bytes,
                 drained_per_second=0.0 if known.rate is None else round(known.rate.per_second or 0.0, 1),
@@ -435,17 +447,6 @@ class Admission:
             refused_by=dict(self.refused_by),
             creates_per_second=round(self._ended.per_second or 0.0, 1),
             counters=dict(counters),
-        )
-
-    def reading(self, name: str) -> float:
-        """The last reading of a gauge; 0 where it is not known."""
-        return self._readings.get(name, 0.0)
-
-    @property
-    def closed_count(self) -> int:
-        """How many gauges are closed, namespaces among them."""
-        return sum(state == "closed" for state in self._states.values()) + sum(
-            known.state == "closed" for known in self._namespaces.values()
         )
 
 

@@ -48,6 +48,8 @@ class Leases:
         #: Shard → epoch, and until when (monotonic seconds) the lease is certain.
         self.epochs: dict[int, int] = {}
         self._certain_until: dict[int, float] = {}
+        #: Orchestrators that live, this one included, at the last heartbeat.
+        self.alive_count = 1
         #: Hand-overs under way, beside the heartbeat: the other shards' leases are renewed meanwhile.
         self._releasing: dict[int, asyncio.Task[None]] = {}
         self._nudge = asyncio.Event()
@@ -93,6 +95,7 @@ class Leases:
         settings = self._settings
         asked_at = time.monotonic()
         alive = await self._store.beat(settings.owner, settings.lease_ms)
+        self.alive_count = max(1, len(alive))
         if self.epochs:
             kept = await self._store.renew_shards(
                 settings.owner, self.epochs, settings.lease_ms, self._published()

@@ -19,11 +19,12 @@ from stepweave_eventstore.store import EventStore, EventStoreError
 from stepweave_schemas import subjects
 
 from .admission import Admission, Backlog, Bound, Bounds
-from .memory import container_bytes, machine_bytes, memory_bytes, memory_bytes_max
+from .disk import disk_bound, disk_bytes
+from .memory import give_back, memory_bytes
 from .owner import OwnerLoop
 from .projector import Projector
 from .publisher import Publisher
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,10 @@ PING_SECONDS_MAX: Final = 10
 NAMESPACES_POLLED_MAX: Final = 100
 #: Of an account's storage in JetStream this much may be used.
 ACCOUNT_PERCENT_MAX: Final = 90
-#: Memory that was used once is seldom given back, so its gauge opens again soon below its limit.
+#: Memory that was used once is given back in pieces, so its gauge opens again soon below its limit.
 MEMORY_RESUME_SHARE: Final = 0.95
+#: Where memory is short, what can be done without is let go no more often: it takes some time.
+RELIEF_SECONDS: Final = 3.0
 
 
 def bounds_of(settings: Settings) -> Bounds:
@@ -65,13 +68,16 @@ def bounds_of(settings: Settings) -> Bounds:
         "jetstream_bytes": bound(settings.jetstream_bytes_max),
         "jetstream_account_percent": bound(ACCOUNT_PERCENT_MAX),
     }
-    memory_max = settings.memory_bytes_max
-    if memory_max is None:
-        memory_max = memory_bytes_max(container_bytes(), machine_bytes())
+    memory_max = settings.most_memory_bytes()
     if memory_max is not None:
         gauges["memory_bytes"] = Bound(memory_max, memory_max * MEMORY_RESUME_SHARE)
     if settings.database_bytes_max is not None:
         gauges["database_bytes"] = bound(settings.database_bytes_max)
+    if settings.disk_path is not None:
+        disk = disk_bound(settings.disk_path, settings.disk_free_bytes_min)
+        if disk is None:
+            raise SettingsError(f"STEPWEAVE_DISK_PATH: {settings.disk_path} cannot be looked at")
+        gauges["disk_bytes"] = disk
     return Bounds(
         gauges=gauges,
         namespace_steps=bound(settings.namespace_backlog_steps_max),
@@ -103,18 +109,23 @@ class LoadReadings:
         self._answered_at = -STALE_SECONDS
         self._database_at = -STALE_SECONDS
         self._held_at = -STALE_SECONDS
+        self._relieved_at = -RELIEF_SECONDS
         self._polling: asyncio.Task[None] | None = None
         self._namespaces_from = 0
         self._pinged_at: float | None = None
         self._round_trip_ms = 0.0
         self._of_servers: dict[str, float] = {}
-        self.admission = Admission(bounds_of(settings), self.read, self._clock)
-        #: How many requests wait in front of the API; set by the orchestrator.
+        bounds = bounds_of(settings)
+        self._memory_bound = bounds.gauges.get("memory_bytes")
+        self.admission = Admission(bounds, self.read, self._clock)
+        #: How many requests wait in front of the API, and how many orchestrators live; set by the orchestrator.
         self.requests_waiting: Callable[[], int] = int
+        self.orchestrators_alive: Callable[[], int] = lambda: 1
 
     def read(self) -> Mapping[str, float]:
         """Every gauge that is known, and the beginning of a poll where one is due."""
         now = self._clock()
+        self.admission.doors = self.orchestrators_alive()
         if self._polling is None and now - self._polled_at >= POLL_SECONDS:
             self._polled_at = now
             self._polling = asyncio.ensure_future(self._poll())
@@ -127,15 +138,30 @@ class LoadReadings:
             "commands_waiting": self._owner.waiting_count,
             "commit_ms": self._owner.commit_seconds * 1000,
         }
+        if self._settings.disk_path is not None:
+            occupied = disk_bytes(self._settings.disk_path)
+            if occupied is not None:
+                readings["disk_bytes"] = occupied
         if self._pinged_at is not None:
             # No answer yet: it is so much at least.
             readings["round_trip_ms"] = max(self._round_trip_ms, (now - self._pinged_at) * 1000)
-        used = memory_bytes()
+        used = self._memory_bytes(now)
         if used is not None:
             readings["memory_bytes"] = used
         if now - self._answered_at < STALE_SECONDS:
             readings.update(self._of_servers)
         return readings
+
+    def _memory_bytes(self, now: float) -> int | None:
+        """What the process has; where that is too much, what it has after letting go of what it can do without."""
+        used = memory_bytes()
+        bound = self._memory_bound
+        if used is None or bound is None or used < bound.resume or now - self._relieved_at < RELIEF_SECONDS:
+            return used
+        self._relieved_at = now
+        self._owner.let_go()
+        give_back()
+        return memory_bytes()
 
     async def close(self) -> None:
         """End a poll that is under way."""

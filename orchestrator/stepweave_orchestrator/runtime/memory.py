@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,8 @@ _CGROUP_FILES: Final = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 _STATM: Final = Path("/proc/self/statm")
+#: What is linked into this process, its C library among it.
+_LIBRARY: Final = ctypes.CDLL(None)
 
 
 def memory_bytes() -> int | None:
@@ -24,6 +28,18 @@ def memory_bytes() -> int | None:
         return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def give_back() -> None:
+    """Collect garbage, and hand memory that is free back to the system, where the process's C library can (glibc).
+
+    Requests that have ended lie in cycles until they are collected, and free pieces between used ones stay with the
+    process otherwise: it looks as large as it has ever been. Takes some tens of milliseconds.
+    """
+    gc.collect()
+    trim = getattr(_LIBRARY, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def container_bytes() -> int | None:

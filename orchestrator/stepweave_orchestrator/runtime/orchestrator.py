@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import structlog
 from nats.aio.msg import Msg
+from opentelemetry.metrics import get_meter
 
 from stepweave.messaging import Connection, JetStreamPublisher, Subscription
 from stepweave_eventstore.store import EventStore, ShardRow, StoreUnavailable
@@ -26,7 +26,6 @@ from stepweave_schemas.identity import shard_stream_id
 from stepweave_schemas.load import OrchestratorLoad
 
 from .actors import StreamActor, SystemState, TaskActor
-from .admission import GAUGES
 from .batch import Shard
 from .bulk_orders import BulkOrders
 from .child_orders import ChildOrders
@@ -36,6 +35,7 @@ from .forks import Forks
 from .gate_kinds import CIRCUIT
 from .handler_watch import HandlerWatch
 from .leases import Leases
+from .load_metrics import LoadOnDemand, register_load
 from .load_readings import LoadReadings
 from .loading import ActorLoader
 from .local_orders import LocalOrders
@@ -177,6 +177,7 @@ class Orchestrator:
             lambda: connection.send(subjects.SHARDS_FREE),
             self.publisher.published,
         )
+        self.load.orchestrators_alive = lambda: self.leases.alive_count
         self._built = True
         await self.messages.start()
         await self._ensure_feeds()
@@ -202,16 +203,10 @@ class Orchestrator:
                 "commands_waiting": lambda: self.owner.waiting_count,
                 "publish_backlog_events": lambda: self.publisher.backlog_events,
                 "timers": lambda: len(self.timers),
-                "creates_admitted": lambda: self.load.admission.admitted_count,
-                "creates_refused": lambda: self.load.admission.refused_count,
-                "admission_gauges_closed": lambda: self.load.admission.closed_count,
-                **{f"load.{name}": partial(self._gauge, name) for name in GAUGES},
             }
         )
+        register_load(get_meter("stepweave.orchestrator"), LoadOnDemand(self.tell_load))
         log.info("orchestrator is up", owner=settings.owner, shards=sorted(self.owner.shards))
-
-    def _gauge(self, name: str) -> int:
-        return round(self.load.admission.reading(name))
 
     def tell_load(self) -> OrchestratorLoad:
         """What is under way here, and whether more is taken."""

@@ -125,7 +125,7 @@ class OwnerLoop:
         self._on_shard_lost = on_shard_lost
         self._on_shard_in_doubt = on_shard_in_doubt
         self.shards: dict[int, Shard] = {}
-        self.actors = ActorCache(settings.actors_max, settings.actor_steps_max)
+        self.actors = ActorCache(settings.actors_max, settings.actor_steps_max, settings.live_bytes_max())
         self._inbox = Inbox()
         self._parked: dict[str, list[Work]] = {}
         self._to_load: dict[str, int] = {}
@@ -442,6 +442,7 @@ class OwnerLoop:
     ) -> None:
         state = actor.state
         outgoing = part.outgoing
+        bytes_before = batch.bytes_count
         level = self._settings.signal_level(state.the_plan.ref.namespace)
         for event, version, order in applied:
             position, envelope = batch.add_event(part, work, version, state.correlation_id, event)
@@ -451,6 +452,7 @@ class OwnerLoop:
             if type(event) is DomainPublished:
                 signal = self._domain_event(actor, event, envelope, part, wanted=signal is not None)
             outgoing.append(Outgoing(position, envelope, signal, order, state.traceparent))
+        self.actors.grew(actor, batch.bytes_count - bytes_before)
         if len(state.steps) >= actor.weight:
             self.actors.reweigh(actor)
         wake_at_ms = state.next_wake_ms()
@@ -703,6 +705,11 @@ class OwnerLoop:
     def _evict(self) -> None:
         """Let go of what is over the cache's bounds."""
         for stream_id, actor in self.actors.evict():
+            self._passivate(stream_id, actor)
+
+    def let_go(self) -> None:
+        """Memory is short: the half of the live actors that was not used for longest leaves."""
+        for stream_id, actor in self.actors.halve():
             self._passivate(stream_id, actor)
 
     def _passivate(self, stream_id: str, actor: Actor) -> None:

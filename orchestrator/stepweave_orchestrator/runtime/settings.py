@@ -11,10 +11,17 @@ import msgspec
 
 from stepweave_orchestrator.core.commands import DEFAULT_LIMITS, Limits
 
+from .memory import container_bytes, machine_bytes, memory_bytes_max
+
 SignalLevel = Literal["all", "outcomes", "none"]
 
+#: Live actors may take one part in so many of the process's memory, and no more than this.
+ACTOR_SHARE = 4
+ACTOR_BYTES_MAX = 1024 * 1024 * 1024
+DEFAULT_FEED_BYTES_MAX = 4 * 1024 * 1024 * 1024
 
 _ADMISSION = (
+    "actor_bytes_max",
     "inbox_works_max",
     "creates_under_way_max",
     "requests_waiting_max",
@@ -28,6 +35,7 @@ _ADMISSION = (
     "memory_bytes_max",
     "jetstream_bytes_max",
     "database_bytes_max",
+    "disk_free_bytes_min",
     "admission_resume_percent",
     "retry_after_seconds_max",
 )
@@ -56,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: Live actors kept in memory, and their steps in all.
     actors_max: int = 20_000
     actor_steps_max: int = 500_000
+    #: What their contexts and results take in memory; without a value a quarter of `memory_bytes_max`, 1 GiB at most.
+    actor_bytes_max: int | None = None
     #: Committed events that are not published yet; deciding waits beyond it.
     publish_backlog_events_max: int = 50_000
     #: One message of the log feed.
@@ -66,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     signals_by_namespace: dict[str, SignalLevel] = {}
     #: Retention of both feeds.
     feed_age_seconds_max: int = 7 * 24 * 3600
-    feed_bytes_max: int = 4 * 1024 * 1024 * 1024
+    feed_bytes_max: int = DEFAULT_FEED_BYTES_MAX
     #: A worker that does not renew a dispatch for so long has lost it.
     dispatch_lease_seconds: float = 30.0
     #: Commands of one shard pulled and not acknowledged.
@@ -115,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jetstream_bytes_max: int = 16 * 1024 * 1024 * 1024
     #: the size of the database (the room left on its disk cannot be asked for).
     database_bytes_max: int | None = None
+    #: a folder on the disk that the servers write to, where this process can see it, and what has to stay free there;
+    #: without a value 512 MiB, or a fifth of a small disk.
+    disk_path: str | None = None
+    disk_free_bytes_min: int | None = None
     admission_resume_percent: int = 75
     #: The longest `retry_after_seconds` that a refused create is told.
     retry_after_seconds_max: float = 30.0
@@ -184,6 +198,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             signals_kept_bytes_max=self.signals_kept_bytes_max,
             handler_missing_ms=round(self.handler_missing_seconds * 1000),
         )
+
+    def most_memory_bytes(self) -> int | None:
+        """What the process may have before creates are refused; `None` where neither setting nor system tells."""
+        if self.memory_bytes_max is not None:
+            return self.memory_bytes_max
+        return memory_bytes_max(container_bytes(), machine_bytes())
+
+    def live_bytes_max(self) -> int:
+        """What live actors may take in memory."""
+        if self.actor_bytes_max is not None:
+            return self.actor_bytes_max
+        most = self.most_memory_bytes()
+        return ACTOR_BYTES_MAX if most is None else min(most // ACTOR_SHARE, ACTOR_BYTES_MAX)
 
     def _admission(self) -> dict[str, float | None]:
         """The settings of the door by name."""
