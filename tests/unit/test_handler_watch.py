@@ -6,7 +6,7 @@ import pytest
 from tests.unit.core.templates import compiled, step
 
 from stepweave_eventstore.store import StandingTask
-from stepweave_orchestrator.runtime.handler_watch import served_handlers
+from stepweave_orchestrator.runtime.handler_watch import RecentWorkers, served_handlers
 from stepweave_orchestrator.runtime.settings import Settings, SettingsError
 from stepweave_orchestrator.runtime.standing import (
     GROUP_TASKS_MAX,
@@ -38,6 +38,17 @@ def test_what_workers_announce() -> None:
     assert served.may_serve("d", "x", "any") and not served.names("d", "x", "any")
     assert not served_handlers([]).may_serve("a", "x", "one")
     assert served.workers == {"1", "2", "3", "4"}
+
+
+def test_a_worker_whose_entry_is_away_for_a_moment_is_not_gone() -> None:
+    now = [100.0]
+    recent = RecentWorkers(60, lambda: now[0])
+    both = served_handlers([{"worker_id": "1"}, {"worker_id": "2"}])
+    assert recent.add(both).workers == {"1", "2"}
+    now[0] += 30
+    assert recent.add(served_handlers([{"worker_id": "2"}])).workers == {"1", "2"}
+    now[0] += 31
+    assert recent.add(served_handlers([])).workers == {"2"}
 
 
 def test_the_settings_have_bounds() -> None:

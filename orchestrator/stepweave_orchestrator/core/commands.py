@@ -154,7 +154,7 @@ class ServedHandlers(msgspec.Struct, frozen=True):
     named: dict[tuple[str, str], frozenset[str]]
     #: The namespaces and queues with a worker that may have others besides.
     anything: frozenset[tuple[str, str]] = frozenset()
-    #: The ids of all live workers.
+    #: The ids of all workers that live, or did a moment ago.
     workers: frozenset[str] = frozenset()
 
     def names(self, namespace: str, queue: str, handler: str) -> bool:

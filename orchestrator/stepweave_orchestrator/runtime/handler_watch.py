@@ -14,6 +14,8 @@ the next look follows soon.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -78,6 +80,22 @@ def served_handlers(entries: list[dict[str, Any]]) -> ServedHandlers:
     return ServedHandlers(named, frozenset(anything), frozenset(workers))
 
 
+class RecentWorkers:
+    """Workers that were alive a moment ago: one whose entry is away for a while, as after a restart of NATS, is not gone."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def add(self, served: ServedHandlers) -> ServedHandlers:
+        """What is served, with those that were seen before among its `workers`."""
+        now = self._clock()
+        self._seen |= dict.fromkeys(served.workers, now)
+        self._seen = {worker: at for worker, at in self._seen.items() if now - at <= self._seconds}
+        return msgspec.structs.replace(served, workers=frozenset(self._seen))
+
+
 class HandlerWatch:
     """Looks every `handler_check_seconds`; `run` until cancelled."""
 
@@ -97,6 +115,7 @@ class HandlerWatch:
         self._templates = templates
         self._metrics = metrics
         self._turns = Turns()
+        self._recent = RecentWorkers(settings.handler_missing_seconds)
         #: Tasks that have changed because of the last look.
         self._helped_count = 0
         #: What the log has been told since the last look began: of thousands of tasks one line.
@@ -144,7 +163,7 @@ class HandlerWatch:
                     self._note_silence(moment)
                     return 0
                 self._silent_since = None
-                served = served_handlers(await present_workers(self._connection))
+                served = self._recent.add(served_handlers(await present_workers(self._connection)))
             for task in page:
                 version = version_of(task)
                 if version not in unserved:
