@@ -17,7 +17,7 @@ import msgspec
 
 from stepweave.messaging import Outgoing as Message
 from stepweave_orchestrator.core import CancelTask, CreateTask, Moment, Plan, Rejection, Wake, decide, evolve
-from stepweave_orchestrator.core.gates.circuit import CircuitState
+from stepweave_orchestrator.core.gates.circuit import PROBE_SILENT_MS_MIN, CircuitState
 from stepweave_orchestrator.core.gates.slots import SlotsState
 from stepweave_orchestrator.core.holding import circuit_key, service_of
 from stepweave_orchestrator.core.operator_commands import (
@@ -306,7 +306,9 @@ class GateWorld:
         for gate_id, count in held.items():
             assert count <= limits[gate_id], "more run than may"
         for circuit in self._circuits():
-            assert len(circuit.probes) <= circuit.half_open_max, "more try it out than may"
+            patience_ms = max(circuit.open_ms, PROBE_SILENT_MS_MIN)
+            heard = [one for one in circuit.probes.values() if one.since_ms + patience_ms > self.now_ms]
+            assert len(heard) <= circuit.half_open_max, "more try it out than may"
             assert not circuit.probes or circuit.status == "half_open"
 
     def check_rest(self) -> None:

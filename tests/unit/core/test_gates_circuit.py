@@ -9,6 +9,7 @@ import pytest
 
 from stepweave_orchestrator.core import Moment, Wake
 from stepweave_orchestrator.core.gates import circuit
+from stepweave_orchestrator.core.gates.circuit import PROBE_SILENT_MS_MIN
 from stepweave_orchestrator.runtime.gate_kinds import CIRCUIT
 from stepweave_schemas.aging import AGING_MS
 from stepweave_schemas.envelope import timestamp
@@ -184,7 +185,7 @@ def test_a_line_has_an_end(gate: GateActor, monkeypatch: pytest.MonkeyPatch) -> 
 def test_only_so_many_try_it_out(half_open: GateActor) -> None:
     assert half_open.last(BreakerPassed).is_probe and set(half_open.state.probes) == {"p", "q"}
     half_open.when(join("t")).then("breaker.queued t").when(join("p")).then_nothing()
-    assert half_open.wake_in_ms() is None
+    assert half_open.wake_in_ms() == PROBE_SILENT_MS_MIN
 
 
 def test_it_closes_when_all_that_tried_have_succeeded(half_open: GateActor) -> None:
@@ -228,6 +229,37 @@ def test_room_that_nobody_took_is_there_for_who_comes(half_open: GateActor) -> N
     half_open.when(leave("t", "success")).when(leave("u", "success")).then(
         "breaker.dequeued u", "breaker.closed", "breaker.passed v"
     )
+
+
+def test_a_probe_of_which_nothing_is_heard_keeps_nobody_from_trying(half_open: GateActor) -> None:
+    half_open.when(leave("q", "success")).then("breaker.dequeued q")
+    assert half_open.wake_in_ms() == PROBE_SILENT_MS_MIN
+    half_open.later(PROBE_SILENT_MS_MIN - 1).when(Wake()).then_nothing()
+    half_open.later(1).when(Wake()).then("breaker.passed r")
+    assert half_open.last(BreakerPassed).is_probe
+    # One for one: nobody else before this one is silent too.
+    half_open.when(Wake()).then_nothing()
+    assert half_open.wake_in_ms() == PROBE_SILENT_MS_MIN
+    half_open.when(leave("r", "success")).then("breaker.dequeued r", "breaker.closed", "breaker.passed s")
+    # What it says in the end does not count any more.
+    half_open.when(leave("p", "failure")).then_nothing()
+
+
+def test_who_comes_later_may_try_instead_of_a_silent_probe(gate: GateActor) -> None:
+    gate.woken()
+    gate.when(join("a")).then("breaker.passed a").when(join("b")).then("breaker.passed b")
+    gate.later(PROBE_SILENT_MS_MIN).when(join("c")).then("breaker.passed c")
+    gate.when(leave("a")).then("breaker.dequeued a")
+    # The two that are left are `b`, which is silent, and `c`.
+    gate.when(join("d")).then("breaker.passed d").when(join("e")).then("breaker.queued e")
+    gate.when(leave("c", "success")).when(leave("d", "success")).then(
+        "breaker.dequeued d", "breaker.closed", "breaker.passed e"
+    )
+
+
+def test_a_silent_probe_that_fails_in_the_end_opens_it_again(half_open: GateActor) -> None:
+    half_open.later(PROBE_SILENT_MS_MIN).when(Wake()).then("breaker.passed r", "breaker.passed s")
+    half_open.when(leave("p", "failure")).then("breaker.dequeued p", "breaker.opened")
 
 
 def test_nobody_waits_when_its_time_is_over(gate: GateActor) -> None:

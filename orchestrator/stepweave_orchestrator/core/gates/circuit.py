@@ -2,7 +2,8 @@
 
 Closed, nothing passes here: a step goes straight to its worker, and only failures are reported. Open, steps wait.
 When the time is over the circuit is half open and lets probes through; once every probe that was let out has
-succeeded it closes, and one that fails opens it again.
+succeeded it closes, and one that fails opens it again. A probe of which nothing is heard for long does not count: its
+worker may be dead, and nobody there to find that out. Another one may try then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .line import WAITING_MAX, Line, Waiting
 PASSES_MAX: Final = 500
 #: Failures that are remembered.
 FAILURES_MAX: Final = 10_000
+#: How long a probe may be silent before another one may try, at least; otherwise as long as the circuit was open.
+PROBE_SILENT_MS_MIN: Final = 60_000
 #: Failures that may be the service's fault; one that no other try would mend says nothing about it.
 COUNTED_ERRORS: Final = frozenset({"retryable_error", "timeout", "handler_error"})
 
@@ -102,7 +105,7 @@ def decide_circuit(state: CircuitState, command: Any, moment: Moment) -> list[ev
     if isinstance(command, Report):
         return _report(state, command.order, moment)
     if isinstance(command, Join):
-        return _join(state, command.order)
+        return _join(state, command.order, moment)
     if isinstance(command, Trip):
         return [
             *_watched(state, command.namespace, command.service),
@@ -169,14 +172,14 @@ def _report(state: CircuitState, order: ReportFailure, moment: Moment) -> list[e
     return happened
 
 
-def _join(state: CircuitState, order: JoinCircuit) -> list[events.Event] | Rejection:
+def _join(state: CircuitState, order: JoinCircuit, moment: Moment) -> list[events.Event] | Rejection:
     if order.token in state.probes or order.token in state.line:
         return []
     happened = _watched(state, order.namespace, order.service)
     own = Waiting(0, 0, order.token, order.asker, order.step_name, order.held_at_ms, order.priority)
     if state.status == "closed":
         return [*happened, *_passes([own])]
-    if state.status == "half_open" and not state.line and _room(state):
+    if state.status == "half_open" and not state.line and _room(state, moment.now_ms):
         return [*happened, *_passes([own], is_probe=True)]
     if len(state.line) >= WAITING_MAX:
         return Rejection("FULL", f"{WAITING_MAX} wait already")
@@ -190,9 +193,18 @@ def _join(state: CircuitState, order: JoinCircuit) -> list[events.Event] | Rejec
     return [*happened, queued]
 
 
-def _room(state: CircuitState) -> int:
+def _silent(state: CircuitState, now_ms: int) -> set[str]:
+    """The probes that have been out for so long that they do not count any more."""
+    return {token for token, probe in state.probes.items() if _silent_at_ms(state, probe) <= now_ms}
+
+
+def _silent_at_ms(state: CircuitState, probe: Probe) -> int:
+    return probe.since_ms + max(state.open_ms, PROBE_SILENT_MS_MIN)
+
+
+def _room(state: CircuitState, now_ms: int) -> int:
     """Probes that may still be let out while the circuit is half open."""
-    return max(0, state.half_open_max - state.probes_let_out)
+    return max(0, state.half_open_max + len(_silent(state, now_ms)) - state.probes_let_out)
 
 
 def _leave(state: CircuitState, command: Leave, moment: Moment) -> list[events.Event]:
@@ -212,6 +224,7 @@ def _leave(state: CircuitState, command: Leave, moment: Moment) -> list[events.E
     ]
     if state.status != "half_open":
         return happened
+    silent = _silent(state, moment.now_ms) - {command.token}
     if command.outcome == "failure":
         happened.append(
             events.BreakerOpened(
@@ -221,12 +234,13 @@ def _leave(state: CircuitState, command: Leave, moment: Moment) -> list[events.E
                 open_ms=state.open_ms,
             )
         )
-    elif command.outcome == "success" and len(state.probes) == 1:
+    elif command.outcome == "success" and not state.probes.keys() - silent - {command.token}:
         happened.append(events.BreakerClosed(cause="probes_succeeded"))
         happened += _passes(state.line.waiting[:PASSES_MAX])
     elif not command.outcome:
         # It says nothing about the service: another one may try.
-        happened += _passes(state.line.waiting[:1], is_probe=True)
+        room = state.half_open_max + len(silent) - (state.probes_let_out - 1)
+        happened += _passes(state.line.waiting[: max(0, room)], is_probe=True)
     return happened
 
 
@@ -236,6 +250,8 @@ def _wake(state: CircuitState, moment: Moment) -> list[events.Event]:
     if state.status == "open" and state.open_until_ms <= moment.now_ms:
         probes = _passes(state.line.waiting[: state.half_open_max], is_probe=True)
         return [events.BreakerHalfOpened(), *probes]
+    if state.status == "half_open":
+        return _passes(state.line.waiting[: _room(state, moment.now_ms)], is_probe=True)
     return []
 
 
@@ -333,4 +349,9 @@ def circuit_wake_ms(state: CircuitState) -> int | None:
     """When the circuit is to be half open, or the next ones are let through."""
     if state.status == "open":
         return state.open_until_ms
+    if state.status == "half_open" and state.line:
+        # So many have to be silent before there is room for another one.
+        missing = state.probes_let_out + 1 - state.half_open_max
+        silent_at_ms = sorted(_silent_at_ms(state, probe) for probe in state.probes.values())
+        return silent_at_ms[missing - 1] if 0 < missing <= len(silent_at_ms) else None
     return state.changed_at_ms if state.status == "closed" and state.line else None
