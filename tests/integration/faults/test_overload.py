@@ -39,6 +39,9 @@ ANSWER_SECONDS_MAX: Final = 30.0
 #: How far the orchestrator may grow meanwhile; an unbounded queue of these requests would take more in a minute.
 GROWTH_BYTES_MAX: Final = 96 * 1024 * 1024
 MIB: Final = 1024 * 1024
+#: An orchestrator has about half of it when it starts; all contexts together are twice as much.
+MEMORY_BYTES_MAX: Final = 128 * MIB
+LARGE_BYTES: Final = 200_000
 
 
 @step_handler("paced")
@@ -203,3 +206,31 @@ async def test_ten_times_what_the_workers_do(stack: Stack, tmp_path: Path) -> No
         [load] = await orchestrator_loads(link)
         assert load.state == "open"
     await stack.check([*accepted, again.task_uuid])
+
+
+@pytest.mark.faults
+async def test_memory_that_large_tasks_have_taken_is_given_back(stack: Stack) -> None:
+    """Tasks stay, their memory does not: a door that closes for it opens again, though none of them has ended."""
+    orchestrator = await stack.orchestrator(STEPWEAVE_MEMORY_BYTES_MAX=str(MEMORY_BYTES_MAX))
+    await stack.client.register_template(one_step("flood"))
+    context = {"text": "x" * LARGE_BYTES}
+    slots = asyncio.Semaphore(16)
+
+    async def create() -> str:
+        async with slots:
+            # A refusal is waited for as it says.
+            task = await stack.client.create_task(
+                "one", namespace="flood", context=context, timeout_seconds=2 * ANSWER_SECONDS_MAX
+            )
+            return task.task_uuid
+
+    created = await asyncio.gather(*(create() for _ in range(2 * MEMORY_BYTES_MAX // LARGE_BYTES)))
+    assert len(set(created)) == len(created)
+    async with await Connection.open(stack.servers.nats_url, name="overload") as link:
+
+        async def open_again() -> bool:
+            [load] = await orchestrator_loads(link)
+            return load.state == "open"
+
+        await until(open_again)
+    assert psutil.Process(orchestrator.pid).memory_info().rss < MEMORY_BYTES_MAX
