@@ -19,7 +19,7 @@ _CGROUP_FILES: Final = (
 )
 _STATM: Final = Path("/proc/self/statm")
 #: What is linked into this process, its C library among it.
-_LIBRARY: Final = ctypes.CDLL(None)
+_LIBRARY: Final = ctypes.CDLL(None) if os.name == "posix" else None
 
 
 def memory_bytes() -> int | None:
