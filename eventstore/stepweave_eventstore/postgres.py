@@ -379,10 +379,12 @@ class PostgresEventStore(EventStore):
     async def list_streams(self, filter: StreamFilter) -> list[StreamRow]:
         """One page of the system's own streams of one kind, in order of namespace, name and id or of their last change."""
         check_page(filter)
-        query = "list_latest_streams" if filter.latest_first else "list_streams"
-        conditions = (filter.kind, filter.namespace, filter.name, filter.statuses)
+        asked = (filter.kind, filter.namespace, filter.name, filter.statuses, filter.limit, filter.offset)
         try:
-            rows = await self._on_pool(query, *conditions, filter.limit, filter.offset)
+            if filter.latest_first:
+                rows = await self._on_pool("list_latest_streams", *asked)
+            else:
+                rows = await self._on_pool("list_streams", *asked)
         except UnstorableEvent:  # What cannot be stored is not found.
             return []
         return [stream_row(row) for row in rows]

@@ -170,7 +170,7 @@ async def test_a_result_must_come_on_the_subject_of_its_task(system: System) -> 
         f"sw.res._xff.{shard}.{taken.dispatch.task_id}",
         f"sw.cmd.{shard}.{taken.dispatch.task_id}",
         f"sw.cmd.{shard}.x",
-        f"sw.cmd.{shard}.a.b.c",
+        f"sw.cmd.{shard}.join.{taken.dispatch.task_id}",
     ]
     before = system.refused_count
     async with system.unharmed():
@@ -193,6 +193,7 @@ async def test_no_stream_takes_what_no_orchestrator_would_read(system: System) -
             f"sw.res.{NAMESPACE}.{shard}",
             "sw.res.x",
             f"sw.cmd.{SHARDS}.x",
+            f"sw.cmd.{shard}.a.b.c",
             "sw.cmd.x",
         ):
             with pytest.raises(NoStreamResponseError):

@@ -229,6 +229,12 @@ async def test_pull_waits_for_a_missing_consumer_and_a_deleted_one(connection: C
         await publisher.publish("s.1", b"1")
         await eventually(lambda: taker.data == [b"1"])
         assert not loop.missing
+
+        async def acknowledged() -> bool:
+            return (await jetstream(connection).stream_info("S")).state.messages == 0
+
+        # Before that, the next consumer of the name would be given it once more.
+        await eventually(acknowledged)
         await jetstream(connection).delete_consumer("S", "c")
         await eventually(lambda: loop.missing)
         await publisher.publish("s.1", b"2")
