@@ -721,7 +721,8 @@ class BreakerOpened(Event, frozen=True, kw_only=True, tag="breaker.opened"):
     cause: str
     failures_count: int = 0
     open_until_ms: int
-    #: How many may try at once afterwards, and for how long the circuit opens again where they fail.
+    #: How many may try at once afterwards, and for how long the circuit opens again where they fail (0: nobody has
+    #: said so yet, and the first one who waits does).
     half_open_max: int
     open_ms: int
     reason: str = ""
@@ -746,6 +747,9 @@ class BreakerQueued(Waiter, frozen=True, kw_only=True, tag="breaker.queued"):
 
     priority: int = 0
     held_at_ms: int
+    #: What its template says of the circuit, where nobody has said so yet; else 0.
+    half_open_max: int = 0
+    open_ms: int = 0
 
 
 class BreakerPassed(Waiter, frozen=True, kw_only=True, tag="breaker.passed"):

@@ -217,6 +217,8 @@ def _print_gate(reply: GateReply) -> None:
             ("limit", gate.summary.get("limit")),
             ("steps a second", gate.summary.get("per_second")),
             ("next at", moment(reply.next_at) if reply.next_at else None),
+            ("opened by", gate.summary.get("opened_by") or None),
+            ("reason", gate.summary.get("reason") or None),
             ("last error", gate.summary.get("last_error") or None),
             ("id", gate.gate_id),
         )

@@ -227,7 +227,9 @@ def _circuit(finding: Finding, facts: Facts) -> Said:
         )
     if standing.place != "waiting":
         return Said(code=finding.code, sentence=f"{text}. {_on_its_way(standing)}", commands=(show,))
-    why = f"; the last failure: {standing.last_error}" if standing.last_error else ""
+    why = f", opened by {standing.opened_by}" if standing.opened_by else ""
+    why += f" ({standing.reason})" if standing.reason else ""
+    why += f"; the last failure: {standing.last_error}" if standing.last_error else ""
     if standing.status == "open" and standing.next_at_ms is not None:
         text += (
             f": it is open{_since(standing.changed_at_ms, facts.now_ms)}{why}. "

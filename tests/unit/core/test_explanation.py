@@ -575,6 +575,10 @@ def test_a_step_that_is_held_by_a_circuit() -> None:
         ),
         commands=(close, show),
     )
+    by_hand = msgspec.structs.replace(is_open, last_error="", opened_by="ada", reason="the bank moves")
+    assert f"it is open since {NOON} (5 s), opened by ada (the bank moves). 1 step will" in (
+        only(scenario, Known(later_ms=5_000, standing=by_hand)).sentence
+    )
     holders = (Holding(task_id=OTHER_TASK, step_name="pay", since_ms=T0_MS),)
     half_open = Standing(place="waiting", status="half_open", holders=holders, holders_count=1, probes_max=1)
     assert only(scenario, Known(later_ms=5_000, standing=half_open)).sentence == (

@@ -10,6 +10,7 @@ import pytest
 from stepweave_orchestrator.core import Moment, Wake
 from stepweave_orchestrator.core.gates import circuit
 from stepweave_orchestrator.core.gates.circuit import PROBE_SILENT_MS_MIN
+from stepweave_orchestrator.core.gates.standing import standing
 from stepweave_orchestrator.runtime.gate_kinds import CIRCUIT
 from stepweave_schemas.aging import AGING_MS
 from stepweave_schemas.envelope import timestamp
@@ -364,9 +365,28 @@ def test_an_operator_opens_one_that_never_failed() -> None:
     gate = GateActor(CIRCUIT)
     gate.when(trip(60_000, "maintenance", "ada")).then("breaker.watched", "breaker.opened")
     assert (gate.state.namespace, gate.state.service, gate.wake_in_ms()) == ("tests", "bank", 60_000)
-    gate.when(join("a")).then("breaker.queued a").when(join("b")).then("breaker.queued b")
-    gate.woken().then("breaker.half_opened", "breaker.passed a")
-    gate.when(leave("a", "success")).then("breaker.dequeued a", "breaker.closed", "breaker.passed b")
+    for token in "abc":
+        gate.when(join(token)).then(f"breaker.queued {token}")
+    # As many try it out as their template says.
+    gate.woken().then("breaker.half_opened", "breaker.passed a", "breaker.passed b")
+    gate.when(leave("a", "success")).then("breaker.dequeued a")
+    gate.when(leave("b", "success")).then("breaker.dequeued b", "breaker.closed", "breaker.passed c")
+
+
+def test_one_that_never_failed_opens_again_for_as_long_as_its_template_says() -> None:
+    gate = GateActor(CIRCUIT)
+    gate.when(trip(1_800_000, "maintenance", "ada")).when(join("a"))
+    gate.woken().when(leave("a", "failure")).then("breaker.dequeued a", "breaker.opened")
+    assert gate.wake_in_ms() == 5_000
+
+
+def test_one_that_never_failed_and_nobody_waited_for_does_too() -> None:
+    gate = GateActor(CIRCUIT)
+    gate.when(trip(1_800_000, "maintenance", "ada")).woken().then("breaker.half_opened")
+    gate.when(join("a")).then("breaker.queued a", "breaker.passed a")
+    gate.when(join("b")).then("breaker.passed b").when(join("c")).then("breaker.queued c")
+    gate.when(leave("a", "failure"))
+    assert gate.wake_in_ms() == 5_000
 
 
 def test_an_operator_makes_it_last_longer_or_shorter(gate: GateActor) -> None:
@@ -421,6 +441,24 @@ def test_whoever_goes_through_twice_hears_it_twice(gate: GateActor) -> None:
         ids.add(order.message_id)
         gate.when(trip(1_000, "no", "ada"))
     assert len(ids) == 2
+
+
+def test_who_opened_it_and_why_is_shown_while_it_is_not_closed(gate: GateActor) -> None:
+    def shown() -> tuple[str, str]:
+        summary = msgspec.json.decode(CIRCUIT.row(gate.state, GATE_ID, 2).summary)
+        seen = standing(gate.state, "a")
+        assert (seen.opened_by, seen.reason) == (summary["opened_by"], summary["reason"])
+        return summary["opened_by"], summary["reason"]
+
+    assert shown() == ("", "")
+    gate.when(trip(60_000, "maintenance", "ada")).when(join("a"))
+    assert shown() == ("ada", "maintenance")
+    gate.woken()
+    assert shown() == ("ada", "maintenance")
+    gate.when(leave("a", "failure"))
+    assert shown() == ("", "")
+    gate.when(trip(60_000, "maintenance", "ada")).when(circuit.Reset("mended", "ada"))
+    assert shown() == ("", "")
 
 
 def test_what_lists_show(gate: GateActor) -> None:

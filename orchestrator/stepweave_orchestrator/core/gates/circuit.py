@@ -54,6 +54,10 @@ class CircuitState(msgspec.Struct, kw_only=True):
     window_ms: int = 0
     last_error: str = ""
     open_until_ms: int = 0
+    #: Who opened it by hand, and why.
+    opened_by: str = ""
+    reason: str = ""
+    #: For how long it opens where a probe fails; 0: no template has said so yet.
     open_ms: int = 0
     half_open_max: int = 1
     probes: dict[str, Probe] = {}
@@ -113,7 +117,7 @@ def decide_circuit(state: CircuitState, command: Any, moment: Moment) -> list[ev
                 cause="operator",
                 open_until_ms=moment.now_ms + command.open_ms,
                 half_open_max=state.half_open_max,
-                open_ms=state.open_ms or command.open_ms,
+                open_ms=state.open_ms,
                 reason=command.reason,
                 opened_by=command.opened_by,
             ),
@@ -179,18 +183,23 @@ def _join(state: CircuitState, order: JoinCircuit, moment: Moment) -> list[event
     own = Waiting(0, 0, order.token, order.asker, order.step_name, order.held_at_ms, order.priority)
     if state.status == "closed":
         return [*happened, *_passes([own])]
-    if state.status == "half_open" and not state.line and _room(state, moment.now_ms):
+    passes_at_once = state.status == "half_open" and not state.line and _room(state, moment.now_ms) > 0
+    if passes_at_once and state.open_ms:
         return [*happened, *_passes([own], is_probe=True)]
     if len(state.line) >= WAITING_MAX:
         return Rejection("FULL", f"{WAITING_MAX} wait already")
+    # Who comes first to a circuit that was opened by hand, and never before, says what its template wants.
+    says = None if state.open_ms else order.breaker
     queued = events.BreakerQueued(
         task_id=order.asker,
         step_name=order.step_name,
         token=order.token,
         priority=order.priority,
         held_at_ms=order.held_at_ms,
+        half_open_max=0 if says is None else says.half_open_max,
+        open_ms=0 if says is None else round(says.open_seconds * 1_000),
     )
-    return [*happened, queued]
+    return [*happened, queued, *(_passes([own], is_probe=True) if passes_at_once else ())]
 
 
 def _silent(state: CircuitState, now_ms: int) -> set[str]:
@@ -294,6 +303,8 @@ def _applied_opened(state: CircuitState, event: events.BreakerOpened, at_ms: int
     state.open_until_ms = event.open_until_ms
     state.open_ms = event.open_ms
     state.half_open_max = event.half_open_max
+    by_hand = event.cause == "operator"
+    state.opened_by, state.reason = (event.opened_by, event.reason) if by_hand else ("", "")
     state.probes_let_out = 0
     state.probes.clear()
     state.failures.clear()
@@ -310,10 +321,12 @@ def _applied_closed(state: CircuitState, event: events.BreakerClosed, at_ms: int
     state.changed_at_ms = at_ms
     state.failures.clear()
     state.probes.clear()
-    state.last_error = ""
+    state.last_error = state.opened_by = state.reason = ""
 
 
 def _applied_queued(state: CircuitState, event: events.BreakerQueued, at_ms: int) -> None:
+    if event.open_ms:
+        state.open_ms, state.half_open_max = event.open_ms, event.half_open_max
     state.line.join(
         state.line.joined(event.token, event.task_id, event.step_name, event.held_at_ms, event.priority)
     )

@@ -41,6 +41,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Of a circuit.
     status: str = ""
     last_error: str = ""
+    opened_by: str = ""
+    reason: str = ""
     probes_max: int = 0
     changed_at_ms: int | None = None
     #: When an open circuit is tried out; when the next one goes in a rate.
@@ -75,6 +77,8 @@ def standing(state: SlotsState | CircuitState | RateState, token: str) -> Standi
             holders_count=len(state.probes),
             status=state.status,
             last_error=state.last_error,
+            opened_by=state.opened_by,
+            reason=state.reason,
             probes_max=state.half_open_max,
             changed_at_ms=state.changed_at_ms,
             next_at_ms=state.open_until_ms if state.status == "open" else None,
