@@ -147,6 +147,8 @@ _ADVICE_BY_CODE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "NOT_FOUND": (
         ("no dead letter", "`stepweave dlq list --all` shows them"),
         ("has no step", "`stepweave task get TASK` shows its steps"),
+        ("no such circuit", "`stepweave circuit list` shows them"),
+        ("not that of a gate", "`stepweave limit list` and `stepweave circuit list` show them"),
     ),
     "INVALID_UUID": (
         ("dlq_entry_uuid", "copy one from `stepweave dlq list`"),

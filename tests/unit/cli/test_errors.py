@@ -42,6 +42,13 @@ def test_each_known_error_is_an_exception_that_exists(name: str) -> None:
             "x; `stepweave dlq list --all` shows",
         ),
         (
+            api_error(
+                {"code": "NOT_FOUND", "message": "there is no such circuit: nothing of it has failed yet"}
+            ),
+            3,
+            "yet; `stepweave circuit list` shows",
+        ),
+        (
             api_error({"code": "NOT_FOUND", "message": "the task has no step 'x'"}),
             3,
             "'x'; `stepweave task get TASK` shows",
