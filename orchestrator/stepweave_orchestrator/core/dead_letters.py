@@ -106,18 +106,26 @@ def name_stale(state: TaskState, event: events.TaskStale, at_ms: int) -> None:
             letter.threshold = event.threshold
             letter.since_ms = event.since_ms
             letter.limit_ms = event.limit_ms
-        letter.steps = event.waiting_for
-        letter.error_message = describe(event)
+        if letter.threshold == "handler_missing":
+            letter.steps = tuple(dict.fromkeys((*letter.steps, *event.waiting_for)))
+            letter.error_message = _unserved(letter.missing_handlers, letter.limit_ms)
+        else:
+            letter.steps = event.waiting_for
+            letter.error_message = describe(event)
 
 
 def describe(event: events.TaskStale) -> str:
     """What is wrong, in a sentence."""
     seconds = f"{event.limit_ms / 1000:.15g} s"
     if event.threshold == "handler_missing":
-        return f"no worker serves {', '.join(event.missing_handlers)}, for more than {seconds}"
+        return _unserved(event.missing_handlers, event.limit_ms)
     if event.threshold == DURATION:
         return f"the task has run for more than {seconds}"
     return f"the task has been in {event.status} for more than {seconds}"
+
+
+def _unserved(handlers: tuple[str, ...], limit_ms: int) -> str:
+    return f"no worker serves {', '.join(handlers)}, for more than {limit_ms / 1000:.15g} s"
 
 
 def investigate(state: TaskState, event: events.TaskInvestigated, at_ms: int) -> None:
@@ -154,7 +162,9 @@ def follow(state: TaskState, event: events.Event, at_ms: int) -> None:
         return
     letter = watch.letters[-1]
     resolution = _resolution(state, watch, letter, event, moved)
-    if resolution is not None:
+    if resolution is None:
+        _forget_served(state, watch, letter, at_ms)
+    else:
         letter.before = (letter.resolution_status, letter.resolution_notes, letter.resolved_by)
         letter.resolution_status = resolution
         letter.resolved_at_ms = letter.updated_at_ms = at_ms
@@ -181,6 +191,20 @@ def _is_served(state: TaskState, watch: Watch, event: events.StepEvent) -> None:
     watch.missing_handlers = tuple(one for one in watch.missing_handlers if one != handler)
 
 
+def _forget_served(state: TaskState, watch: Watch, letter: DeadLetter, at_ms: int) -> None:
+    """An open letter names the handlers that are missing still; one that is closed, those that were."""
+    left = tuple(one for one in letter.missing_handlers if one in watch.missing_handlers)
+    if left == letter.missing_handlers:
+        return
+    letter.missing_handlers = left
+    letter.updated_at_ms = at_ms
+    if letter.threshold == "handler_missing" and left:
+        letter.steps = tuple(
+            one for one in letter.steps if state.spec_of(state.number_of(one)).handler.callable in left
+        )
+        letter.error_message = _unserved(left, letter.limit_ms)
+
+
 def _resolution(
     state: TaskState, watch: Watch, letter: DeadLetter, event: events.Event, moved: bool
 ) -> str | None:
@@ -191,7 +215,9 @@ def _resolution(
         # The `task.failed` after it does not say who gave up.
         return "permanently_failed"
     if state.phase == "compensating":
-        return None
+        # What undoes the task may have waited for its handler, and goes on.
+        served = letter.reason == "handler_missing" and not watch.missing_handlers
+        return "recovered" if served else None
     if state.phase == "paused" and (letter.reason != "failures" or state.failed):
         # It is as stuck as before, unless an operator has mended what it was stuck for.
         return None

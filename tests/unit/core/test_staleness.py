@@ -332,6 +332,36 @@ def test_a_queue_without_any_worker() -> None:
     scenario.later(MINUTE_MS).when(look(workers=("worker-1",))).then_nothing()
 
 
+def test_a_letter_names_the_handlers_that_are_still_missing() -> None:
+    scenario = begun(compiled("a", "b", "c"))
+    scenario.later(MINUTE_MS).run(look("run_c"))
+    letter = open_letter(scenario.state)
+    assert letter is not None
+    assert (letter.missing_handlers, letter.steps) == (("run_a", "run_b"), ("a", "b"))
+    # A worker with one of them comes, and takes its step.
+    scenario.later(1).run(start("b"))
+    assert open_letter(scenario.state) is letter
+    assert (letter.missing_handlers, letter.steps) == (("run_a",), ("a",))
+    assert letter.error_message == "no worker serves run_a, for more than 60 s"
+    # What is found one after the other stands in one letter too; one that is over says what it was about.
+    scenario.later(MINUTE_MS).run(look("run_b"))
+    assert (letter.missing_handlers, letter.steps) == (("run_a", "run_c"), ("a", "c"))
+    assert letter.error_message == "no worker serves run_a, run_c, for more than 60 s"
+    scenario.run(start("c"), start("a"))
+    assert letters(scenario) == [("handler_missing", "recovered")]
+    assert letter.missing_handlers == ("run_a",)
+
+
+def test_a_compensation_that_its_handler_was_missing_for_goes_on() -> None:
+    undo = {"compensation": {"handler": {"callable": "undo_a"}}}
+    scenario = begun(compiled(step("a", **undo), "b: a")).run(succeed("a"), fail("b", retryable=False))
+    assert scenario.status == "compensating"
+    scenario.later(MINUTE_MS).run(look())
+    assert letters(scenario) == [("handler_missing", "pending")]
+    scenario.run(start("compensate:a"))
+    assert (scenario.status, letters(scenario)) == ("compensating", [("handler_missing", "recovered")])
+
+
 def test_a_new_try_begins_with_short_waits() -> None:
     scenario = begun(compiled("a")).run(hand_back("a")).later(100).run(wake())
     scenario.when(fail("a")).then(retry("a"))
