@@ -118,7 +118,7 @@ def create(
                 raise CommandError(_other_request(error, key), ExitCode.REFUSED) from None
             except ValidationFailed as error:
                 if "idempotency_key" in error.message:
-                    raise CommandError(f"{error.message} with --key", ExitCode.REFUSED) from None
+                    raise CommandError(f"{error.message} (--key)", ExitCode.REFUSED) from None
                 raise
             if task.replayed:
                 progress("this task exists already: the same request made it before")

@@ -244,7 +244,7 @@ def _circuit(finding: Finding, facts: Facts) -> Said:
 
 def _rate(finding: Finding, facts: Facts) -> Said:
     per_second = float(finding.details["per_second"])
-    text = f"Step {finding.step}, try {finding.attempt}, waits for its turn{_since(finding.since_ms, facts.now_ms)}: namespace {facts.namespace} may begin {per_second:g} steps a second"
+    text = f"Step {finding.step}, try {finding.attempt}, waits for its turn{_since(finding.since_ms, facts.now_ms)}: namespace {facts.namespace} may begin {per_second:g} {'step' if per_second == 1 else 'steps'} a second"
     gate_id = "" if finding.gate is None else finding.gate.gate_id
     show = command("limit", "show", gate_id)
     standing = facts.gate(finding.gate)
