@@ -21,7 +21,7 @@ class StepCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Dispatch(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="dispatch"
 ):
-    """One message on `sw.disp.<namespace>.<queue>.<class>.<task_id>.<lease_token>`.
+    """One message on `sw.disp.<namespace>.<queue>.<class>.<lease_token>`.
 
     `(step_uuid, attempt)` names the try and `lease_token` proves that it was given out; a result carries all
     three. `step_uuid` alone is the idempotency key for effects outside.

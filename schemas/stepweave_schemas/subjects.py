@@ -7,7 +7,7 @@
 | `sw.cmd.<shard>.<task_id>` | orchestrators, schedulers | the shard's owner (stream CMD) |
 | `sw.cmd.<shard>.join.<gate_id>` | orchestrators | the shard's owner (stream CMD, a consumer of its own) |
 | `sw.res.<namespace>.<shard>.<task_id>` | workers | the shard's owner (stream CMD) |
-| `sw.disp.<namespace>.<queue>.<class>.<task_id>.<lease_token>` | the shard's owner | workers (stream DISP_<namespace>) |
+| `sw.disp.<namespace>.<queue>.<class>.<lease_token>` | the shard's owner | workers (stream DISP_<namespace>) |
 | `sw.log.<shard>` | the shard's owner | subscribers, projections (stream LOG) |
 | `sw.evt.<namespace>.<template>.<task_id>.<entity>.<verb>` | the shard's owner | subscribers (stream EVT) |
 | `sw.now.<namespace>.<template>.<task_id>.domain.<name>` | the shard's owner | whoever listens (core NATS, best effort) |
@@ -155,19 +155,19 @@ def parse_result(subject: str) -> ResultAddress | None:
     return ResultAddress(namespace, int(match.group(2)), match.group(3))
 
 
-def dispatch(namespace: str, queue: str, priority: PriorityClass, task_id: str, lease_token: str) -> str:
+def dispatch(namespace: str, queue: str, priority: PriorityClass, lease_token: str) -> str:
     """Where one try is dispatched: a subject of its own, so that it can be taken back (`withdrawn`)."""
-    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.{task_id}.{lease_token}"
+    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.{lease_token}"
 
 
 def dispatches(namespace: str, queue: str, priority: PriorityClass) -> str:
     """What the consumer of a queue and priority class reads from a namespace's dispatch stream."""
-    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.>"
+    return f"sw.disp.{token(namespace)}.{token(queue)}.{priority}.*"
 
 
-def withdrawn(namespace: str, task_id: str, lease_token: str = "*") -> str:
-    """The dispatch of one try of a task, or of all of them, in whatever queue and class."""
-    return f"sw.disp.{token(namespace)}.*.*.{task_id}.{lease_token}"
+def withdrawn(namespace: str, lease_token: str) -> str:
+    """The dispatch of one try, in whatever queue and class."""
+    return f"sw.disp.{token(namespace)}.*.*.{lease_token}"
 
 
 def dispatch_stream(namespace: str) -> str:

@@ -348,7 +348,7 @@ async def test_ten_megabytes_never_leave_the_worker(system: System) -> None:
 
 
 async def test_what_is_no_dispatch_is_thrown_away_by_the_worker(system: System) -> None:
-    good = subjects.dispatch("good", "default", "normal", "some-task", "some-token")
+    good = subjects.dispatch("good", "default", "normal", "some-token")
     async with system.unharmed():
         await system.publish(good, b"not json", b"{}", b'{"kind":"dispatch"}', b'{"kind":"success"}', b"\xff")
     await system.nothing_dispatched("good")

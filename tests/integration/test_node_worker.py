@@ -153,7 +153,7 @@ class Orchestrator:
             "enqueued_at_ms": mint.now_ms(),
         }
         payload = codec.encode(order | fields)
-        subject = subjects.dispatch(NAMESPACE, QUEUE, priority, task_id, order["lease_token"])
+        subject = subjects.dispatch(NAMESPACE, QUEUE, priority, order["lease_token"])
         await self.jetstream.publish(subject, payload)
         return codec.decode_dispatch(payload)
 
@@ -390,7 +390,7 @@ async def test_what_is_no_dispatch_is_thrown_away(
     payload: bytes, orchestrator: Orchestrator, start_worker: Start
 ) -> None:
     worker = await start_worker(concurrency=1)
-    subject = subjects.dispatch(NAMESPACE, QUEUE, "normal", "some-task", "some-token")
+    subject = subjects.dispatch(NAMESPACE, QUEUE, "normal", "some-token")
     await orchestrator.jetstream.publish(subject, payload)
     await worker.hear("not a dispatch")
     await orchestrator.nothing_is_open()

@@ -98,7 +98,7 @@ class Side:
         )
         self.sent[dispatch.lease_token] = dispatch
         priority = subjects.priority_class(dispatch.priority)
-        subject = subjects.dispatch("default", "default", priority, dispatch.task_id, dispatch.lease_token)
+        subject = subjects.dispatch("default", "default", priority, dispatch.lease_token)
         return dispatch, Outgoing(subject, encode(dispatch))
 
     async def dispatch(self, handler: str, context: Any = None, **fields: Any) -> Dispatch:
@@ -545,7 +545,7 @@ async def test_missing_dependency_results_are_fetched_page_by_page(
 
 
 async def test_forged_messages_do_no_harm(side: Side, make_worker: Callable[..., Worker]) -> None:
-    subject = subjects.dispatch("default", "default", "normal", "some-task", "some-token")
+    subject = subjects.dispatch("default", "default", "normal", "some-token")
     dispatch, _ = side.prepare("echo")
     bad_subject = msgspec.structs.replace(dispatch, result_subject="$JS.API.STREAM.DELETE.CMD")
     bad_attempt = msgspec.structs.replace(dispatch, attempt=0)

@@ -118,7 +118,7 @@ def dispatch_order(actor: TaskActor, step_name: str, attempt: int, lease_token: 
     queue = spec.queue
     namespace = dispatch.namespace
     priority = subjects.priority_class(state.priority)
-    subject = subjects.dispatch(namespace, queue, priority, state.task_id, lease_token)
+    subject = subjects.dispatch(namespace, queue, priority, lease_token)
     return Order(subject, f"d{lease_token}", payload, namespace, queue)
 
 

@@ -54,9 +54,7 @@ class Withdrawals:
         waiting = [one for one in ended if one.lease_token and one.started_at_ms is None]
         if not waiting:
             return []
-        token = waiting[0].lease_token if number >= 0 else "*"
-        namespace = state.the_plan.ref.namespace
-        return self._remove(namespace, subjects.withdrawn(namespace, state.task_id, token))
+        return self._remove(state.the_plan.ref.namespace, [one.lease_token for one in waiting])
 
     def take_back_late(self, state: TaskState, begun: result.Started) -> None:
         """A worker has begun a try that is over: it missed the notice, or took the dispatch before it was removed."""
@@ -83,14 +81,18 @@ class Withdrawals:
             notice = {"task_id": state.task_id, "step_uuids": [step.uuid for step in some]}
             self._connection.send(subject, encode(notice))
 
-    def _remove(self, namespace: str, which: str) -> list[asyncio.Future[None]]:
-        if len(self._removals) >= REMOVALS_MAX:
-            log.warning("dispatches stay, too many are removed at once", subject=which)
-            return []
-        removal = asyncio.ensure_future(self._removed(subjects.dispatch_stream(namespace), which))
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
-        return [removal]
+    def _remove(self, namespace: str, lease_tokens: list[str]) -> list[asyncio.Future[None]]:
+        stream = subjects.dispatch_stream(namespace)
+        room = REMOVALS_MAX - len(self._removals)
+        if len(lease_tokens) > room:
+            log.warning("dispatches stay, too many are removed at once", count=len(lease_tokens) - room)
+        removals: list[asyncio.Future[None]] = []
+        for lease_token in lease_tokens[: max(0, room)]:
+            removal = asyncio.ensure_future(self._removed(stream, subjects.withdrawn(namespace, lease_token)))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+            removals.append(removal)
+        return removals
 
     async def _removed(self, stream: str, which: str) -> None:
         async with self._free:

@@ -102,9 +102,7 @@ def test_the_names_follow_the_code() -> None:
     for subject, body in SENT:
         if subject.startswith("sw.disp."):
             order = codec.decode_dispatch(body.encode())
-            assert subject == subjects.dispatch(
-                "default", "default", "normal", order.task_id, order.lease_token
-            )
+            assert subject == subjects.dispatch("default", "default", "normal", order.lease_token)
             assert f'Received on "{subject}"' in TEXT
 
 
