@@ -151,8 +151,18 @@ class TryPool:
 
     def add(self, tries: Iterable[HeldTry]) -> None:
         """Take tries in; what finds a slot starts now."""
-        for held in tries:
-            (self._for_loop if held.invocation.is_async else self._for_threads).add(held)
+        some = list(tries)
+        # Where there is a slot for each, nobody's turn has to be found out.
+        roomy = (
+            not self._closed and not self.waiting_count and len(some) <= self.capacity - self.running_count
+        )
+        for held in some:
+            if not held.invocation.is_async:
+                self._for_threads.add(held)
+            elif roomy:
+                self._start(held)
+            else:
+                self._for_loop.add(held)
         self._start_waiting()
 
     def _start_waiting(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 from stepweave_schemas.aging import rank_ms
@@ -26,7 +25,6 @@ class WaitingTries:
         self._heaps: dict[str, list[tuple[int, int, HeldTry]]] = {}
         self._count = 0
         self._arrivals = 0
-        self._kinds: Counter[tuple[str, PriorityClass]] = Counter()
 
     def __len__(self) -> int:
         return self._count
@@ -37,22 +35,21 @@ class WaitingTries:
         heap = self._heaps.setdefault(dispatch.namespace, [])
         self._arrivals += 1
         self._count += 1
-        self._kinds[_kind(held)] += 1
         since_ms = dispatch.waiting_since_ms or dispatch.enqueued_at_ms
         heapq.heappush(heap, (rank_ms(since_ms, dispatch.priority), self._arrivals, held))
 
     def holds(self, namespace: str, priority: PriorityClass) -> bool:
         """Whether a try of this namespace and class waits."""
-        return self._kinds[namespace, priority] > 0
+        heap = self._heaps.get(namespace, ())
+        return any(priority_class(held.dispatch.priority) == priority for _, _, held in heap)
 
     def next_turn(self, running: Mapping[str, int]) -> tuple[Turn, str] | None:
         """The turn of the next one, and its namespace; `running` counts the running tries of each namespace."""
+        if not self._count:
+            return None
         return min(
-            (
-                ((running.get(namespace, 0), heap[0][0], heap[0][1]), namespace)
-                for namespace, heap in self._heaps.items()
-            ),
-            default=None,
+            ((running.get(namespace, 0), heap[0][0], heap[0][1]), namespace)
+            for namespace, heap in self._heaps.items()
         )
 
     def pop(self, namespace: str) -> HeldTry:
@@ -62,7 +59,6 @@ class WaitingTries:
         if not heap:
             del self._heaps[namespace]
         self._count -= 1
-        self._kinds[_kind(held)] -= 1
         return held
 
     def remove(self, wanted: Callable[[HeldTry], bool]) -> list[HeldTry]:
@@ -78,10 +74,4 @@ class WaitingTries:
             if not heap:
                 del self._heaps[namespace]
         self._count -= len(found)
-        self._kinds.subtract(_kind(held) for _, held in found)
         return [held for _, held in sorted(found, key=lambda entry: entry[0])]
-
-
-def _kind(held: HeldTry) -> tuple[str, PriorityClass]:
-    """By which of the worker's pulls a try came."""
-    return held.dispatch.namespace, priority_class(held.dispatch.priority)
