@@ -84,7 +84,7 @@ from .owner_requests import (
 )
 from .schedule_requests import asked, no_schedule, refusal_of, schedule_query, schedule_work
 from .templates import TemplateCatalogue
-from .withdrawals import Withdrawals
+from .withdrawals import Withdrawals, removed
 from .work import Ending, Query, ShardMoved, Work, into_future
 
 log = structlog.get_logger(__name__)
@@ -377,7 +377,7 @@ class OwnerService:
         return b""
 
     async def _take_back(self, shard: int, stream_id: str, step: str = "") -> None:
-        """As `tell_workers`, or of one step; when it returns nothing of it waits for a worker any more."""
+        """As `tell_workers`, or of one step; when it returns nothing of it waits for a worker any more, or removing takes long."""
         removals: list[asyncio.Future[None]] = []
 
         def look(actor: Actor) -> bytes:
@@ -387,8 +387,7 @@ class OwnerService:
             return b""
 
         await self._query(shard, stream_id, look)
-        if removals:
-            await asyncio.wait(removals)
+        await removed(removals)
 
     async def _signal(self, shard: int, request: Signal) -> bytes:
         asked = await self._query(

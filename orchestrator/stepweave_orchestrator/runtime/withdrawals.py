@@ -109,3 +109,12 @@ class Withdrawals:
             log.warning(
                 "dispatches could not be removed", subject=which, why=answer.data.decode(errors="replace")
             )
+
+
+async def removed(removals: list[asyncio.Future[None]]) -> None:
+    """Wait until the dispatches are removed, as long as one removal may take; what is left then goes on by itself.
+
+    A task may have thousands of them, and an operator is not to wait for all of those at a JetStream that is silent.
+    """
+    if removals:
+        await asyncio.wait(removals, timeout=REMOVAL_SECONDS_MAX)
